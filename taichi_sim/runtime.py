@@ -1,0 +1,61 @@
+"""Starting Taichi: once per process, from entry points and tests only, never at import."""
+
+from __future__ import annotations
+
+import os
+
+import taichi as ti
+import torch
+
+from .errors import InputError, expect
+
+PRECISIONS = {"float64": (ti.f64, torch.float64), "float32": (ti.f32, torch.float32)}
+
+
+def init(device: str = "auto", precision: str = "float64", threads: int | None = None, debug: bool = False):
+    """Start Taichi on `device` ("auto": CUDA if there is one, "cpu", "cuda") for physics in `precision`.
+
+    Taichi's arrays and kernels die with a second start, so a process has one device and one precision; calling
+    again with other arguments raises `InputError`, with the same ones does nothing.
+    """
+    expect(device in ("auto", "cpu", "cuda"), "device", "'auto', 'cpu' or 'cuda'", repr(device))
+    expect(precision in PRECISIONS, "precision", f"one of {sorted(PRECISIONS)}", repr(precision))
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("device: expected a CUDA device that PyTorch can use, got none")
+    if started():
+        now = (torch_device().type, str(dtype()).removeprefix("torch."))
+        expect(now == (device, precision), "taichi_sim.init", f"{now}, as first started", (device, precision))
+        return
+    options = {} if threads is None else {"cpu_max_num_threads": threads}
+    ti.init(
+        arch=ti.cuda if device == "cuda" else ti.cpu,
+        default_fp=PRECISIONS[precision][0],
+        fast_math=False,
+        offline_cache=True,
+        log_level=ti.WARN if "TI_LOG_LEVEL" not in os.environ else None,
+        debug=debug,
+        **options,
+    )
+
+
+def started() -> bool:
+    return ti.lang.impl.get_runtime().prog is not None
+
+
+def torch_device() -> torch.device:
+    """The torch device on which the simulator's tensors live."""
+    _require()
+    return torch.device("cuda" if ti.cfg.arch == ti.cuda else "cpu")
+
+
+def dtype() -> torch.dtype:
+    """The dtype of the simulator's tensors."""
+    _require()
+    return torch.float64 if ti.cfg.default_fp == ti.f64 else torch.float32
+
+
+def _require():
+    if not started():
+        raise RuntimeError("taichi_sim is not started: call taichi_sim.init() first")

@@ -1,0 +1,247 @@
+"""The public face of the simulator: torch tensors in, torch tensors out, on the same memory."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import torch
+
+from . import runtime
+from .errors import InputError, expect
+from .linear import LinearStep
+from .mechanics import Mechanics
+from .newton import Newton
+from .riccati import Riccati
+from .rollout import Rollout
+from .sensitivity import Sensitivity
+from .system import System
+from .trajectory import State, Trajectory
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Gradient:
+    """dL/d(start, actions) of a scalar L; shapes of `State` and of the actions."""
+
+    x: torch.Tensor
+    v: torch.Tensor
+    p: torch.Tensor
+    x_prev: torch.Tensor
+    v_prev: torch.Tensor
+    a: torch.Tensor
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class GaussNewtonStep:
+    """The minimiser of ½ δaᵀĤδa + gᵀδa and what the recursion says on the way.
+
+    da: (B, N, m) m/s
+    gains: (B, N, m, n), K of δa = k + K δs with s = [x, x₋₁, v, v₋₁, π] along the rollout
+    curvature: (B, N, m, m), second derivative of the remaining cost by a_t when later actions react optimally
+    """
+
+    da: torch.Tensor
+    gains: torch.Tensor
+    curvature: torch.Tensor
+
+
+class Simulator:
+    """Implicit, differentiable rollouts of one `System` with time step `h` seconds.
+
+    Tensors live on `device` with `dtype`, both set by `taichi_sim.init`. Contiguous tensors are used where they
+    lie, others are copied first. Everything else about an argument that does not fit raises `InputError` before
+    a kernel runs.
+    """
+
+    def __init__(self, system: System, h: float):
+        expect(isinstance(system, System), "system", "a System", type(system).__name__)
+        expect(isinstance(h, int | float) and math.isfinite(h) and h > 0, "h", "a time step > 0 s", h)
+        self.system, self.h = system, float(h)
+        self.device, self.dtype = runtime.torch_device(), runtime.dtype()
+        newton = Newton(Mechanics(system), eps=torch.finfo(self.dtype).eps)
+        linear = LinearStep(newton)
+        self._rollout = Rollout(newton)
+        self._sensitivity = Sensitivity(linear)
+        self._riccati = Riccati(linear)
+        self._warm = False
+
+    def start(self, B: int, x=None, v=None, p=None) -> State:
+        """B start states; x, v, p default to the system as built, at rest, and broadcast to (B, ·, d)."""
+        rest, home = torch.as_tensor(self.system.rest.copy()), torch.as_tensor(self.system.home.copy())
+        values = (rest if x is None else x, torch.zeros_like(rest) if v is None else v, home if p is None else p)
+        shapes = (rest.shape, rest.shape, home.shape)
+        tensors = []
+        for name, value, shape in zip(("x", "v", "p"), values, shapes, strict=True):
+            tensor = torch.as_tensor(value).to(self.device, self.dtype)
+            try:
+                tensors.append(tensor.expand(B, *shape).contiguous())
+            except RuntimeError:
+                raise InputError(f"{name}: expected ({B}, {', '.join(map(str, shape))}), got {tuple(tensor.shape)}") from None
+        return State.start(*tensors)
+
+    # Forward
+
+    def rollout(self, start: State, actions: torch.Tensor) -> Trajectory:
+        """N steps from `start` with `actions` (B, N, m); differentiable where an input requires grad.
+
+        The gradient is the adjoint of the converged steps. Failed rollouts have zero gradient, see `Status`.
+        """
+        start, actions = self._check_start(start), self._check("actions", actions, (len(start), None, self.system.actions))
+        expect(actions.shape[1] >= 1, "actions", "at least one step", tuple(actions.shape))
+        inputs = (start.x, start.v, start.p, start.x_prev, start.v_prev, actions)
+        if torch.is_grad_enabled() and any(i.requires_grad for i in inputs):
+            self._warm_up()
+            x, v, p, status, iterations = _Rollout.apply(self, start.first, *inputs)
+            return Trajectory(x, v, p, actions, status, iterations, start)
+        trajectory = self._begin(start.detach(), actions.detach())
+        self._advance(trajectory, 0, actions.shape[1])
+        return trajectory
+
+    def step(self, state: State, action: torch.Tensor) -> tuple[State, torch.Tensor]:
+        """One step with `action` (B, m): the next state, history included, and the status (B,).
+
+        Chained steps equal `rollout`, bit for bit.
+        """
+        action = self._check("action", action, (len(state), self.system.actions))
+        trajectory = self.rollout(state, action[:, None])
+        return trajectory.state(1), trajectory.status[:, 0]
+
+    def begin(self, start: State, N: int) -> Trajectory:
+        """An empty trajectory of N steps for a closed loop: write a[:, t], then call `advance(trajectory, t)`."""
+        start = self._check_start(start.detach())
+        return self._begin(start, torch.zeros(len(start), N, self.system.actions, dtype=self.dtype, device=self.device))
+
+    def advance(self, trajectory: Trajectory, t: int):
+        """Fill row t+1 from row t and a[:, t], in place. A rollout whose action is not finite gets a status."""
+        self._advance(trajectory, t, t + 1)
+
+    # Sensitivities
+
+    def vjp(self, trajectory: Trajectory, gx=None, gv=None, gp=None) -> Gradient:
+        """dL/d(start, actions) from ∂L/∂x (B, N+1, P, d), ∂L/∂v, ∂L/∂p, by one adjoint sweep.
+
+        L's own dependence on the actions is not included: add ∂L/∂a.
+        """
+        rows = []
+        for name, g, like in (("gx", gx, trajectory.x), ("gv", gv, trajectory.v), ("gp", gp, trajectory.p)):
+            rows.append(torch.zeros_like(like) if g is None else self._check(name, g, like.shape, finite=False).clone())
+        out = Gradient(
+            *rows, torch.empty_like(trajectory.start.x), torch.empty_like(trajectory.start.v), torch.empty_like(trajectory.a)
+        )
+        self._sensitivity.vjp(*self._rows(trajectory), out.x, out.v, out.p, out.x_prev, out.v_prev, out.a)
+        return dataclasses.replace(out, x=out.x[:, 0], v=out.v[:, 0], p=out.p[:, 0])
+
+    def jvp(self, trajectory: Trajectory, da: torch.Tensor, start: State | None = None):
+        """δx, δv, δp of every row, shaped like the trajectory, for δa (B, N, m) and tangents of the start."""
+        da = self._check("da", da, trajectory.a.shape)
+        dx, dv, dp = (torch.zeros_like(rows) for rows in (trajectory.x, trajectory.v, trajectory.p))
+        dx_prev, dv_prev = torch.zeros_like(trajectory.start.x), torch.zeros_like(trajectory.start.v)
+        if start is not None:
+            start = self._check_start(start)
+            dx[:, 0], dv[:, 0], dp[:, 0] = start.x, start.v, start.p
+            dx_prev, dv_prev = start.x_prev, start.v_prev
+        self._sensitivity.jvp(*self._rows(trajectory), da, dx_prev, dv_prev, dx, dv, dp)
+        return dx, dv, dp
+
+    def jacobian(self, trajectory: Trajectory) -> torch.Tensor:
+        """ds/da (B, N, n_s, N, m), block lower triangular; rows [actuated p, x, v] of row t+1 (paper, A.4)."""
+        B, N, m = trajectory.a.shape
+        S = torch.zeros(B, N, self.system.state_size, N, m, dtype=self.dtype, device=self.device)
+        self._sensitivity.jacobian(*self._rows(trajectory), S)
+        return S
+
+    def gauss_newton(self, trajectory: Trajectory, g, q, r, damping=None, free=None) -> GaussNewtonStep:
+        """argmin ½ δaᵀĤδa + gᵀδa with Ĥ = SᵀQS + R + damping·I (paper, Eq. 13), by a Riccati recursion.
+
+        g: (B, N, m), the cost's total derivative by the actions
+        q: (1 or B, N, n_s) ≥ 0, the cost's second derivatives by [actuated p, x, v] of row t+1
+        r: (1 or B, N, m) > 0, by the actions        damping: (B,) ≥ 0
+        free: (B, N, m) bool; where False, δa = 0
+        """
+        B, N, m = trajectory.a.shape
+        g = self._check("g", g, (B, N, m))
+        q = self._check("q", q, (q.shape[0] if len(q) in (1, B) else B, N, self.system.state_size))
+        r = self._check("r", r, (r.shape[0] if len(r) in (1, B) else B, N, m))
+        damping = torch.zeros(B, dtype=self.dtype, device=self.device) if damping is None else self._check("damping", damping, (B,))
+        free = torch.ones(B, N, m, dtype=torch.int32, device=self.device) if free is None else free.to(torch.int32).contiguous()
+        expect(free.shape == (B, N, m), "free", (B, N, m), tuple(free.shape))
+        out = GaussNewtonStep(
+            torch.zeros(B, N, m, dtype=self.dtype, device=self.device),
+            torch.zeros(B, N, m, self._riccati.n, dtype=self.dtype, device=self.device),
+            torch.zeros(B, N, m, m, dtype=self.dtype, device=self.device),
+        )
+        work = torch.empty(B, self._riccati.scratch, dtype=self.dtype, device=self.device)
+        self._riccati.solve(*self._rows(trajectory), g, q, r, damping, free, work, out.da, out.gains, out.curvature)
+        return out
+
+    # Inside
+
+    def _begin(self, start: State, actions: torch.Tensor) -> Trajectory:
+        B, N, _ = actions.shape
+
+        def rows(first):
+            tensor = torch.empty(B, N + 1, *first.shape[1:], dtype=self.dtype, device=self.device)
+            tensor[:, 0] = first
+            return tensor
+
+        counts = torch.zeros(2, B, N, dtype=torch.int32, device=self.device)
+        return Trajectory(rows(start.x), rows(start.v), rows(start.p), actions, counts[0], counts[1], start)
+
+    def _advance(self, trajectory: Trajectory, t0: int, t1: int):
+        start = trajectory.start
+        self._rollout.run(
+            self.h, t0, t1, start.first.to(torch.int32), start.x_prev, start.v_prev, trajectory.a,
+            trajectory.x, trajectory.v, trajectory.p, trajectory.status, trajectory.iterations,
+        )  # fmt: skip
+
+    def _rows(self, trajectory: Trajectory):
+        rows = (trajectory.a, trajectory.x, trajectory.v, trajectory.p, trajectory.status)
+        return self.h, trajectory.start.first.to(torch.int32), *(r.detach().contiguous() for r in rows)
+
+    def _check_start(self, start: State) -> State:
+        expect(isinstance(start, State), "start", "a State", type(start).__name__)
+        B, P, H, d = len(start), self.system.points, self.system.handles, self.system.dim
+        expect(B >= 1, "start", "at least one rollout", B)
+        first = start.first
+        expect(first.dtype == torch.bool and first.shape == (B,), "start.first", f"({B},) bool", f"{tuple(first.shape)} {first.dtype}")
+        expect(first.device.type == self.device.type, "start.first", f"a tensor on {self.device.type}", first.device.type)
+        shapes = {"x": (B, P, d), "v": (B, P, d), "p": (B, H, d), "x_prev": (B, P, d), "v_prev": (B, P, d)}
+        fields = {name: self._check(f"start.{name}", getattr(start, name), shape) for name, shape in shapes.items()}
+        return State(first=first, **fields)
+
+    def _check(self, name, tensor, shape, finite=True) -> torch.Tensor:
+        expect(isinstance(tensor, torch.Tensor), name, "a torch.Tensor", type(tensor).__name__)
+        fits = tensor.ndim == len(shape) and all(n in (None, have) for n, have in zip(shape, tensor.shape, strict=True))
+        wanted = f"({', '.join('N' if n is None else str(n) for n in shape)})"
+        expect(fits, name, wanted, tuple(tensor.shape))
+        expect(tensor.dtype == self.dtype, name, self.dtype, tensor.dtype)
+        expect(tensor.device.type == self.device.type, name, f"a tensor on {self.device.type}", tensor.device.type)
+        if finite and not torch.isfinite(tensor).all():
+            bad = tuple((~torch.isfinite(tensor)).nonzero()[0].tolist())
+            raise InputError(f"{name}: expected finite numbers, got {tensor[bad].item()} at {bad}")
+        return tensor.contiguous()
+
+    def _warm_up(self):
+        """Compile the adjoint now: torch runs CUDA backwards on a thread of its own, where Taichi cannot."""
+        if self.device.type == "cuda" and not self._warm:
+            zero = torch.zeros(1, 1, self.system.actions, dtype=self.dtype, device=self.device)
+            self.vjp(self.rollout(self.start(1), zero))
+            self._warm = True
+
+
+class _Rollout(torch.autograd.Function):
+    """Ties `Simulator.rollout` to its adjoint."""
+
+    @staticmethod
+    def forward(ctx, simulator, first, x, v, p, x_prev, v_prev, actions):
+        trajectory = simulator._begin(State(x, v, p, x_prev, v_prev, first).detach(), actions.detach())
+        simulator._advance(trajectory, 0, actions.shape[1])
+        ctx.simulator, ctx.trajectory = simulator, trajectory
+        ctx.mark_non_differentiable(trajectory.status, trajectory.iterations)
+        return trajectory.x, trajectory.v, trajectory.p, trajectory.status, trajectory.iterations
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gx, gv, gp, *_):
+        g = ctx.simulator.vjp(ctx.trajectory, gx, gv, gp)
+        return None, None, g.x, g.v, g.p, g.x_prev, g.v_prev, g.a

@@ -1,0 +1,96 @@
+"""What goes into the simulator and what comes out."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+
+import torch
+
+
+class Status(enum.IntEnum):
+    """How one step of one rollout ended."""
+
+    OK = 0
+    NOT_CONVERGED = 1
+    NON_FINITE = 2
+    NOT_RUN = 3
+
+    @property
+    def sentence(self) -> str:
+        return {
+            Status.OK: "the residual of the step is below its round-off tolerance",
+            Status.NOT_CONVERGED: "Newton's method found no solution of the step, not even by continuation",
+            Status.NON_FINITE: "the state or its forces overflowed",
+            Status.NOT_RUN: "an earlier step of this rollout failed; the row repeats the last good one",
+        }[self]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class State:
+    """Where B rollouts stand. With `first` the step is BDF1 and needs no past; else it is BDF2.
+
+    x, v: (B, P, d) m, m/s        p: (B, H, d) m
+    x_prev, v_prev: (B, P, d)     one step earlier, ignored where `first`
+    first: (B,) bool
+    """
+
+    x: torch.Tensor
+    v: torch.Tensor
+    p: torch.Tensor
+    x_prev: torch.Tensor
+    v_prev: torch.Tensor
+    first: torch.Tensor
+
+    @staticmethod
+    def start(x: torch.Tensor, v: torch.Tensor, p: torch.Tensor) -> State:
+        """A state without history."""
+        return State(x, v, p, x, v, torch.ones(x.shape[0], dtype=torch.bool, device=x.device))
+
+    def __len__(self):
+        return self.x.shape[0]
+
+    def __getitem__(self, rows) -> State:
+        """The rollouts selected by a slice, a mask or an index tensor."""
+        return State(*(getattr(self, f.name)[rows] for f in dataclasses.fields(self)))
+
+    def detach(self) -> State:
+        return State(*(getattr(self, f.name).detach() for f in dataclasses.fields(self)))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Trajectory:
+    """B rollouts of N steps.
+
+    x, v: (B, N+1, P, d) m, m/s   p: (B, N+1, H, d) m   a: (B, N, m) m/s
+    status: (B, N) int32, see `Status`     iterations: (B, N) int32, Newton iterations spent
+    start: the `State` of row 0
+    """
+
+    x: torch.Tensor
+    v: torch.Tensor
+    p: torch.Tensor
+    a: torch.Tensor
+    status: torch.Tensor
+    iterations: torch.Tensor
+    start: State
+
+    def __len__(self):
+        return self.x.shape[0]
+
+    @property
+    def ok(self) -> torch.Tensor:
+        """(B,) bool, whether every step of the rollout converged."""
+        return (self.status == Status.OK).all(1)
+
+    def state(self, t: int) -> State:
+        """The state at row t > 0, history included, from which a rollout can go on."""
+        rows = t % self.x.shape[1]
+        first = torch.zeros_like(self.start.first)
+        return State(self.x[:, rows], self.v[:, rows], self.p[:, rows], self.x[:, rows - 1], self.v[:, rows - 1], first)
+
+    def __getitem__(self, rows) -> Trajectory:
+        """The rollouts selected by a slice, a mask or an index tensor."""
+        return Trajectory(
+            *(getattr(self, name)[rows] for name in ("x", "v", "p", "a", "status", "iterations")), self.start[rows]
+        )
