@@ -11,6 +11,7 @@ os.environ.setdefault("ENABLE_TAICHI_HEADER_PRINT", "0")
 from .errors import InputError  # noqa: E402
 from .runtime import init  # noqa: E402
 from .simulator import GaussNewtonStep, Gradient, Simulator  # noqa: E402
+from .statics import equilibrium  # noqa: E402
 from .system import Builder, System  # noqa: E402
 from .trajectory import State, Status, Trajectory  # noqa: E402
 
@@ -24,5 +25,6 @@ __all__ = [
     "Status",
     "System",
     "Trajectory",
+    "equilibrium",
     "init",
 ]

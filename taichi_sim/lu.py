@@ -27,7 +27,9 @@ class BlockLU:
 
         def after(a):
             i, k = self.rows[a]
-            return [rank[i, n] for n in range(k + 1, d)] + sorted(rank[j, n] for j in elimination.later[i] for n in range(d))
+            return [rank[i, n] for n in range(k + 1, d)] + sorted(
+                rank[j, n] for j in elimination.later[i] for n in range(d)
+            )
 
         # One tuple per pivot: its entry, then (L entry, [(U entry, target entry), ...]) for each later row.
         self.pivots = [
@@ -38,9 +40,7 @@ class BlockLU:
             for a in range(len(self.rows))
         ]
         self.below = [tuple((self.rows[b], entry(b, a), entry(a, b)) for b in after(a)) for a in range(len(self.rows))]
-        self.backward = [
-            (self.rows[a], entry(a, a), self.below[a]) for a in reversed(range(len(self.rows)))
-        ]
+        self.backward = [(self.rows[a], entry(a, a), self.below[a]) for a in reversed(range(len(self.rows)))]
         self.forward = [(self.rows[a], entry(a, a), self.below[a]) for a in range(len(self.rows))]
 
     @ti.func

@@ -58,7 +58,9 @@ class Mechanics:
         self.couplings = [(e, self.ends[e][0], self.ends[e][1] - P) for e in handle_springs]
         self.nC = max(len(handle_springs), 1)
 
-        self.elimination = Elimination.of(P, [ij for ij, held in zip(self.ends, self.to_handle, strict=True) if not held])
+        self.elimination = Elimination.of(
+            P, [ij for ij, held in zip(self.ends, self.to_handle, strict=True) if not held]
+        )
         self.blocks = len(self.elimination.block)
         self.placed = [(n, i, j) for (i, j), n in self.elimination.block.items()]
 

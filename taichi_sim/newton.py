@@ -86,13 +86,18 @@ class Newton:
             worst, merit, noise = 0.0, phi, 16.0 * self.eps * size
             if ti.static(self.mech.damped):
                 merit, noise = 0.0, 0.0
+            bulk = 0.0  # of all that must be finite: max() and the branches of a cable's energy pass over NaN
+            for j in ti.static(range(self.mech.H)):
+                for k in ti.static(range(self.mech.d)):
+                    bulk += ti.abs(p[j, k])
             for i in ti.static(range(self.mech.P)):
                 for k in ti.static(range(self.mech.d)):
+                    bulk += ti.abs(r[i, k]) + scale[i]
                     worst = ti.max(worst, ti.abs(r[i, k]) / (ROUND_OFF * self.eps * scale[i]))
                     if ti.static(self.mech.damped):
                         merit += 0.5 * r[i, k] * r[i, k]
                         noise += ti.pow(ROUND_OFF * self.eps * scale[i], 2)
-            finite = (ti.abs(merit) < ti.math.inf) and (ti.abs(phi) < ti.math.inf)
+            finite = (ti.abs(merit) < ti.math.inf) and (ti.abs(phi) < ti.math.inf) and (bulk < ti.math.inf)
             failed = False
 
             if finite and (fresh == 1 or merit <= merit0 + SUFFICIENT * alpha * slope + noise):

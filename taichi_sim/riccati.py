@@ -32,14 +32,26 @@ class Riccati:
         self.n = 4 * self.D + self.mech.m
         self.w = self.n + self.mech.m  # columns of [A B]
         n, w = self.n, self.w
-        sizes = {"value": n * n, "map": self.D * w, "pushed": n * self.D, "image": n * w, "hessian": w * w, "lin": n, "lins": w}
+        sizes = {"value": n * n, "map": self.D * w, "image": n * w, "hessian": w * w, "lin": n, "lins": w}
         self.at, self.scratch = {}, 0
         for name, size in sizes.items():
             self.at[name] = self.scratch
             self.scratch += size
 
     @ti.func
-    def image(self, work: ti.template(), b: int, base: int, stride: int, other: int, c: int, c0: float, c1: float, c2: float, h: float):
+    def image(
+        self,
+        work: ti.template(),
+        b: int,
+        base: int,
+        stride: int,
+        other: int,
+        c: int,
+        c0: float,
+        c1: float,
+        c2: float,
+        h: float,
+    ):
         """Entry c of [A B]ᵀ y, y the n numbers at work[b, base + i·stride + other]."""
         D, n = ti.static(self.D, self.n)
         total = 0.0
@@ -59,8 +71,20 @@ class Riccati:
         return total
 
     @ti.func
-    def linearise(self, work: ti.template(), b: int, t: int, c0: float, c1: float, c2: float, h: float,
-                  a: ti.template(), x: ti.template(), v: ti.template(), p: ti.template()):
+    def linearise(
+        self,
+        work: ti.template(),
+        b: int,
+        t: int,
+        c0: float,
+        c1: float,
+        c2: float,
+        h: float,
+        a: ti.template(),
+        x: ti.template(),
+        v: ti.template(),
+        p: ti.template(),
+    ):
         """The map T of step t, column by column, into `work`."""
         J = ti.Matrix.zero(float, self.mech.blocks * self.mech.d, self.mech.d)
         Z = ti.Matrix.zero(float, self.mech.blocks * self.mech.d, self.mech.d)
@@ -118,7 +142,7 @@ class Riccati:
         curvature: ti.types.ndarray(ndim=4),
     ):
         D, n, w, m = ti.static(self.D, self.n, self.w, self.mech.m)
-        VALUE, PUSHED, IMAGE = ti.static(self.at["value"], self.at["pushed"], self.at["image"])
+        VALUE, IMAGE = ti.static(self.at["value"], self.at["image"])
         HESS, LIN, LINS = ti.static(self.at["hessian"], self.at["lin"], self.at["lins"])
         ti.loop_config(block_dim=32)
         for b in range(x.shape[0]):
@@ -137,7 +161,9 @@ class Riccati:
                     bq = b % q.shape[0]
                     for i in range(D):
                         work[b, VALUE + i * (n + 1)] = work[b, VALUE + i * (n + 1)] + q[bq, t, m + i]
-                        work[b, VALUE + (2 * D + i) * (n + 1)] = work[b, VALUE + (2 * D + i) * (n + 1)] + q[bq, t, m + D + i]
+                        work[b, VALUE + (2 * D + i) * (n + 1)] = (
+                            work[b, VALUE + (2 * D + i) * (n + 1)] + q[bq, t, m + D + i]
+                        )
                     for i in range(m):
                         work[b, VALUE + (4 * D + i) * (n + 1)] = work[b, VALUE + (4 * D + i) * (n + 1)] + q[bq, t, i]
                     # P [A B], row by row: P is symmetric, so row i of the product is the image of row i of P

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 
 import taichi as ti
@@ -29,15 +31,18 @@ def init(device: str = "auto", precision: str = "float64", threads: int | None =
         expect(now == (device, precision), "taichi_sim.init", f"{now}, as first started", (device, precision))
         return
     options = {} if threads is None else {"cpu_max_num_threads": threads}
-    ti.init(
-        arch=ti.cuda if device == "cuda" else ti.cpu,
-        default_fp=PRECISIONS[precision][0],
-        fast_math=False,
-        offline_cache=True,
-        log_level=ti.WARN if "TI_LOG_LEVEL" not in os.environ else None,
-        debug=debug,
-        **options,
-    )
+    with contextlib.redirect_stdout(io.StringIO()):  # Taichi announces itself
+        ti.init(
+            arch=ti.cuda if device == "cuda" else ti.cpu,
+            default_fp=PRECISIONS[precision][0],
+            enable_fallback=False,
+            fast_math=False,
+            unrolling_limit=0,
+            offline_cache=True,
+            log_level=ti.WARN if "TI_LOG_LEVEL" not in os.environ else None,
+            debug=debug,
+            **options,
+        )
 
 
 def started() -> bool:

@@ -76,7 +76,9 @@ class Simulator:
             try:
                 tensors.append(tensor.expand(B, *shape).contiguous())
             except RuntimeError:
-                raise InputError(f"{name}: expected ({B}, {', '.join(map(str, shape))}), got {tuple(tensor.shape)}") from None
+                raise InputError(
+                    f"{name}: expected ({B}, {', '.join(map(str, shape))}), got {tuple(tensor.shape)}"
+                ) from None
         return State.start(*tensors)
 
     # Forward
@@ -86,7 +88,10 @@ class Simulator:
 
         The gradient is the adjoint of the converged steps. Failed rollouts have zero gradient, see `Status`.
         """
-        start, actions = self._check_start(start), self._check("actions", actions, (len(start), None, self.system.actions))
+        start, actions = (
+            self._check_start(start),
+            self._check("actions", actions, (len(start), None, self.system.actions)),
+        )
         expect(actions.shape[1] >= 1, "actions", "at least one step", tuple(actions.shape))
         inputs = (start.x, start.v, start.p, start.x_prev, start.v_prev, actions)
         if torch.is_grad_enabled() and any(i.requires_grad for i in inputs):
@@ -126,7 +131,10 @@ class Simulator:
         for name, g, like in (("gx", gx, trajectory.x), ("gv", gv, trajectory.v), ("gp", gp, trajectory.p)):
             rows.append(torch.zeros_like(like) if g is None else self._check(name, g, like.shape, finite=False).clone())
         out = Gradient(
-            *rows, torch.empty_like(trajectory.start.x), torch.empty_like(trajectory.start.v), torch.empty_like(trajectory.a)
+            *rows,
+            torch.empty_like(trajectory.start.x),
+            torch.empty_like(trajectory.start.v),
+            torch.empty_like(trajectory.a),
         )
         self._sensitivity.vjp(*self._rows(trajectory), out.x, out.v, out.p, out.x_prev, out.v_prev, out.a)
         return dataclasses.replace(out, x=out.x[:, 0], v=out.v[:, 0], p=out.p[:, 0])
@@ -160,11 +168,18 @@ class Simulator:
         """
         B, N, m = trajectory.a.shape
         g = self._check("g", g, (B, N, m))
-        q = self._check("q", q, (q.shape[0] if len(q) in (1, B) else B, N, self.system.state_size))
-        r = self._check("r", r, (r.shape[0] if len(r) in (1, B) else B, N, m))
-        damping = torch.zeros(B, dtype=self.dtype, device=self.device) if damping is None else self._check("damping", damping, (B,))
-        free = torch.ones(B, N, m, dtype=torch.int32, device=self.device) if free is None else free.to(torch.int32).contiguous()
-        expect(free.shape == (B, N, m), "free", (B, N, m), tuple(free.shape))
+        q = self._check_weights("q", q, (B, N, self.system.state_size))
+        r = self._check_weights("r", r, (B, N, m))
+        expect(bool((q >= 0).all()), "q", "second derivatives of the cost >= 0", q.min().item())
+        expect(bool((r > 0).all()), "r", "second derivatives of the cost > 0", r.min().item())
+        zero, every = torch.zeros_like(g[:, 0, 0]), torch.ones_like(g, dtype=torch.bool)
+        damping = zero if damping is None else self._check("damping", damping, (B,))
+        free = every if free is None else free
+        expect(
+            isinstance(free, torch.Tensor) and free.dtype == torch.bool, "free", "a bool tensor", type(free).__name__
+        )
+        expect(free.shape == g.shape and free.device == g.device, "free", tuple(g.shape), tuple(free.shape))
+        free = free.to(torch.int32).contiguous()
         out = GaussNewtonStep(
             torch.zeros(B, N, m, dtype=self.dtype, device=self.device),
             torch.zeros(B, N, m, self._riccati.n, dtype=self.dtype, device=self.device),
@@ -203,11 +218,23 @@ class Simulator:
         B, P, H, d = len(start), self.system.points, self.system.handles, self.system.dim
         expect(B >= 1, "start", "at least one rollout", B)
         first = start.first
-        expect(first.dtype == torch.bool and first.shape == (B,), "start.first", f"({B},) bool", f"{tuple(first.shape)} {first.dtype}")
-        expect(first.device.type == self.device.type, "start.first", f"a tensor on {self.device.type}", first.device.type)
+        expect(
+            first.dtype == torch.bool and first.shape == (B,),
+            "start.first",
+            f"({B},) bool",
+            f"{tuple(first.shape)} {first.dtype}",
+        )
+        expect(
+            first.device.type == self.device.type, "start.first", f"a tensor on {self.device.type}", first.device.type
+        )
         shapes = {"x": (B, P, d), "v": (B, P, d), "p": (B, H, d), "x_prev": (B, P, d), "v_prev": (B, P, d)}
         fields = {name: self._check(f"start.{name}", getattr(start, name), shape) for name, shape in shapes.items()}
         return State(first=first, **fields)
+
+    def _check_weights(self, name, tensor, shape) -> torch.Tensor:
+        """As `_check`, one row for all rollouts allowed."""
+        shared = isinstance(tensor, torch.Tensor) and tensor.ndim == 3 and tensor.shape[0] == 1
+        return self._check(name, tensor, (1, *shape[1:]) if shared else shape)
 
     def _check(self, name, tensor, shape, finite=True) -> torch.Tensor:
         expect(isinstance(tensor, torch.Tensor), name, "a torch.Tensor", type(tensor).__name__)
@@ -236,12 +263,16 @@ class _Rollout(torch.autograd.Function):
     def forward(ctx, simulator, first, x, v, p, x_prev, v_prev, actions):
         trajectory = simulator._begin(State(x, v, p, x_prev, v_prev, first).detach(), actions.detach())
         simulator._advance(trajectory, 0, actions.shape[1])
-        ctx.simulator, ctx.trajectory = simulator, trajectory
+        # Saved by torch, not on ctx: outputs held there keep themselves alive for ever.
+        ctx.simulator, ctx.first = simulator, first
+        ctx.save_for_backward(x_prev, v_prev, actions, trajectory.x, trajectory.v, trajectory.p, trajectory.status)
         ctx.mark_non_differentiable(trajectory.status, trajectory.iterations)
         return trajectory.x, trajectory.v, trajectory.p, trajectory.status, trajectory.iterations
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, gx, gv, gp, *_):
-        g = ctx.simulator.vjp(ctx.trajectory, gx, gv, gp)
+        x_prev, v_prev, a, *rows, status = (tensor.detach() for tensor in ctx.saved_tensors)
+        start = State(rows[0][:, 0], rows[1][:, 0], rows[2][:, 0], x_prev, v_prev, ctx.first)
+        g = ctx.simulator.vjp(Trajectory(*rows, a, status, status, start), gx, gv, gp)
         return None, None, g.x, g.v, g.p, g.x_prev, g.v_prev, g.a

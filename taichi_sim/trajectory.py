@@ -7,6 +7,8 @@ import enum
 
 import torch
 
+from .errors import expect
+
 
 class Status(enum.IntEnum):
     """How one step of one rollout ended."""
@@ -84,10 +86,13 @@ class Trajectory:
         return (self.status == Status.OK).all(1)
 
     def state(self, t: int) -> State:
-        """The state at row t > 0, history included, from which a rollout can go on."""
-        rows = t % self.x.shape[1]
+        """The state at row t (0 ≤ t ≤ N), history included, from which a rollout can go on."""
+        N = self.a.shape[1]
+        expect(0 <= t <= N, "t", f"a row from 0 to {N}", t)
+        if t == 0:
+            return self.start
         first = torch.zeros_like(self.start.first)
-        return State(self.x[:, rows], self.v[:, rows], self.p[:, rows], self.x[:, rows - 1], self.v[:, rows - 1], first)
+        return State(self.x[:, t], self.v[:, t], self.p[:, t], self.x[:, t - 1], self.v[:, t - 1], first)
 
     def __getitem__(self, rows) -> Trajectory:
         """The rollouts selected by a slice, a mask or an index tensor."""

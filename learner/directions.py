@@ -1,0 +1,92 @@
+"""Where to move the actions of each rollout: steepest descent (Eq. 6) or Gauss–Newton (Eq. 13–14).
+
+Everything is stated for the cost −V. The paper's Eq. 14 ascends V with a matrix Ĥ that is positive definite only
+as the Hessian of the cost: Ĥ δa = −∇(cost).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+from taichi_sim import Trajectory
+from tasks import Task
+
+from .objective import cost_gradient, held_actions, hessian_product, projected_gradient
+
+QP_ITERATIONS = 12
+QP_HALVINGS = 12
+QP_TOLERANCE = 1e-9  # of the model's projected gradient, relative to the gradient
+SUFFICIENT = 1e-4  # of the linear prediction must be gained (Armijo)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Direction:
+    """Actions + α·step lie within the limits for 0 ≤ α ≤ 1.
+
+    step: (B, N, m) m/s
+    slope: (B,) derivative of the cost along it, ≤ 0
+    """
+
+    step: torch.Tensor
+    slope: torch.Tensor
+
+
+def steepest_descent(task: Task, trajectory: Trajectory) -> Direction:
+    """−∇(cost), projected; at α = 1 the action that changes most changes by the whole velocity limit (Eq. 6)."""
+    g = cost_gradient(task, trajectory)
+    step = -projected_gradient(trajectory.a, g, task.limit)
+    largest = step.abs().amax((1, 2), keepdim=True).clamp(min=torch.finfo(g.dtype).tiny)
+    step = (trajectory.a + step * (task.limit / largest)).clamp(-task.limit, task.limit) - trajectory.a
+    return Direction(step, (g * step).sum((1, 2)))
+
+
+def gauss_newton(task: Task, trajectory: Trajectory, damping: torch.Tensor | None = None) -> Direction:
+    """argmin over a + δ within ±limit of the model  g·δ + ½ δᵀ(Ĥ + damping) δ  (Eq. 14 with bounds).
+
+    Projected Newton (Bertsekas 1982, SIAM J. Control Optim. 20): actions at a bound whose model gradient points
+    outward are held, the others solved for exactly by a Riccati recursion; the path to that solution is clipped to
+    the box and shortened until the model falls. It ends where the model's projected gradient vanishes: the
+    optimality conditions of the bounded problem. Without active limits that takes one solve.
+    """
+    q, r = task.curvature(trajectory.a.shape[1])
+    g = cost_gradient(task, trajectory)
+    damping = torch.zeros_like(g[:, 0, 0]) if damping is None else damping
+    step, image = torch.zeros_like(g), torch.zeros_like(g)  # δ and (Ĥ + damping) δ
+    open_ = torch.nonzero(trajectory.ok).flatten()
+    for _ in range(QP_ITERATIONS):
+        actions = trajectory.a[open_] + step[open_]
+        model_slope = projected_gradient(actions, g[open_] + image[open_], task.limit)
+        todo = model_slope.flatten(1).norm(dim=1) > QP_TOLERANCE * g[open_].flatten(1).norm(dim=1)
+        open_ = open_[todo]
+        if not len(open_):
+            break
+        rows, slope = trajectory[open_], (g + image)[open_]
+        free = ~held_actions(actions[todo], slope, task.limit)
+        newton = task.simulator.gauss_newton(rows, slope, q, r, damping[open_], free).da
+        found, moved, product = _shorten(task, rows, step[open_], newton, g[open_], image[open_], damping[open_])
+        open_ = open_[found]
+        step[open_], image[open_] = moved[found], product[found]
+    return Direction(step, (g * step).sum((1, 2)))
+
+
+def _shorten(task, rows, step, newton, g, image, damping):
+    """Clip step + α·newton to the box, α = 1, ½, … until the model falls; whether it did, the step and its image."""
+    value = (step * (g + 0.5 * image)).sum((1, 2))
+    slope = g + image
+    step, image = step.clone(), image.clone()
+    found = torch.zeros(len(g), dtype=torch.bool, device=g.device)
+    for halvings in range(QP_HALVINGS):
+        open_ = torch.nonzero(~found).flatten()
+        if not len(open_):
+            break
+        actions, old, bend = rows.a[open_], step[open_], damping[open_, None, None]
+        trial = (actions + old + 0.5**halvings * newton[open_]).clamp(-task.limit, task.limit) - actions
+        product = hessian_product(task, rows[open_], trial) + bend * trial
+        predicted = (slope[open_] * (trial - old)).sum((1, 2))
+        good = (trial * (g[open_] + 0.5 * product)).sum((1, 2)) <= value[open_] + SUFFICIENT * predicted
+        good &= predicted < 0
+        took = open_[good]
+        step[took], image[took], found[took] = trial[good], product[good], True
+    return found, step, image

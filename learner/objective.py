@@ -1,0 +1,48 @@
+"""The cost −V of rollouts and its derivative by the actions."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+from taichi_sim import Trajectory
+from tasks import Task
+
+
+def cost_gradient(task: Task, trajectory: Trajectory) -> torch.Tensor:
+    """d(−V)/da (B, N, m), Eq. 5: the reward's partial derivatives by autograd, then one adjoint sweep.
+
+    Zero for failed rollouts.
+    """
+    leaves = {name: getattr(trajectory, name).detach().requires_grad_() for name in ("x", "v", "p", "a")}
+    with torch.enable_grad():
+        cost = -task.rewards(dataclasses.replace(trajectory, **leaves)).sum()
+        gx, gv, gp, ga = torch.autograd.grad(cost, tuple(leaves.values()), materialize_grads=True)
+    adjoint = task.simulator.vjp(trajectory, gx, gv, gp).a
+    return torch.where(trajectory.ok[:, None, None], adjoint + ga, 0.0)
+
+
+def hessian_product(task: Task, trajectory: Trajectory, delta: torch.Tensor) -> torch.Tensor:
+    """Ĥ δ = SᵀQSδ + Rδ (B, N, m), Eq. 13 times δ, by one forward and one adjoint sweep."""
+    simulator, system = task.simulator, task.system
+    q, r = task.curvature(delta.shape[1])
+    dx, dv, dp = simulator.jvp(trajectory, delta)
+    qp, qx, qv = q.split((system.actions, system.points * system.dim, system.points * system.dim), -1)
+    gx, gv, gp = torch.zeros_like(dx), torch.zeros_like(dv), torch.zeros_like(dp)
+    gx[:, 1:] = qx.unflatten(-1, dx.shape[2:]) * dx[:, 1:]
+    gv[:, 1:] = qv.unflatten(-1, dv.shape[2:]) * dv[:, 1:]
+    axes = torch.as_tensor(system.axes.copy()).to(dp.device, dp.dtype)
+    gp[:, 1:] = (dp[:, 1:].flatten(2) @ axes * qp @ axes.T).unflatten(-1, dp.shape[2:])
+    return simulator.vjp(trajectory, gx, gv, gp).a + r * delta
+
+
+def held_actions(actions: torch.Tensor, g: torch.Tensor, limit: float) -> torch.Tensor:
+    """(B, N, m) bool, where an action is at its limit (to 1e-9 of it) and −g points outward."""
+    near = (1 - 1e-9) * limit
+    return ((actions <= -near) & (g > 0)) | ((actions >= near) & (g < 0))
+
+
+def projected_gradient(actions: torch.Tensor, g: torch.Tensor, limit: float) -> torch.Tensor:
+    """The part of the cost gradient g that can be followed downhill within ±limit; zero at a constrained optimum."""
+    return torch.where(held_actions(actions, g, limit), 0.0, g)

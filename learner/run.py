@@ -1,0 +1,144 @@
+"""A run is a folder: config.json, log.csv, checkpoints/, evaluation.json and figures.
+
+Files that are rewritten go to a temporary name first, are synced and renamed, so that a crash leaves the old one.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import platform
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from taichi_sim.errors import InputError, expect
+
+VERSION = 1  # of the folder's layout
+KEEP = 2  # checkpoints
+
+
+def write(path: Path, data: bytes):
+    """Replace `path` by `data` so that after a crash it holds the old or the new bytes, whole."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def write_json(path: Path, value):
+    write(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+
+
+def environment() -> dict:
+    """What must be the same for a run to repeat bit for bit, and where it ran."""
+    import taichi
+
+    from taichi_sim import runtime
+
+    device = runtime.torch_device()
+    return {
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine(),
+        "device_type": device.type,
+        "precision": str(runtime.dtype()).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "taichi": ".".join(map(str, taichi.__version__)),
+        "numpy": np.__version__,
+    }
+
+
+class Run:
+    """One run folder; `Run.create` makes a new one, `Run.open` an existing one."""
+
+    def __init__(self, path: Path, config: dict):
+        self.path, self.config = path, config
+        self._log = None
+
+    @staticmethod
+    def create(path: str | Path, config: dict) -> Run:
+        """A new folder at `path`, which must be empty or not exist. `config` is written to config.json."""
+        path = Path(path)
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise InputError(f"run: expected a new folder, got {path}, which is not empty")
+        try:
+            (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+            write_json(path / "config.json", {"version": VERSION, **config})
+        except OSError as error:
+            raise InputError(f"run: expected a folder that can be written, got {path} ({error.strerror})") from error
+        return Run(path, config)
+
+    @staticmethod
+    def open(path: str | Path) -> Run:
+        path = Path(path)
+        try:
+            config = json.loads((path / "config.json").read_text())
+        except (OSError, ValueError) as error:
+            raise InputError(f"run: expected a run folder with a config.json, got {path}") from error
+        version = config.get("version") if isinstance(config, dict) else None
+        expect(version == VERSION, f"{path}/config.json", f"version {VERSION}", version)
+        return Run(path, config)
+
+    # Log
+
+    def log(self, row: dict):
+        """Append a row to log.csv and flush it; the first row sets the columns."""
+        if self._log is None:
+            self._log = open(self.path / "log.csv", "a", newline="")
+            if self._log.tell() == 0:
+                csv.writer(self._log).writerow(row)
+        csv.writer(self._log).writerow(row.values())
+        self._log.flush()
+
+    def rows(self) -> list[dict]:
+        """log.csv as dictionaries of numbers; a torn last line is left out."""
+        try:
+            text = (self.path / "log.csv").read_text()
+        except FileNotFoundError:
+            return []
+        lines = list(csv.reader(text[: text.rfind("\n") + 1].splitlines()))
+        return [dict(zip(lines[0], map(float, line), strict=True)) for line in lines[1:] if len(line) == len(lines[0])]
+
+    def rewind(self, epochs: int):
+        """Drop the log's rows from `epochs` on, so that a resumed run never has a row twice."""
+        path = self.path / "log.csv"
+        if path.exists():
+            text = path.read_text()
+            lines = text[: text.rfind("\n") + 1].splitlines(keepends=True)
+            write(path, "".join(lines[: 1 + epochs]).encode())
+
+    # Checkpoints
+
+    def save(self, epoch: int, tensors: dict[str, torch.Tensor], state: dict):
+        """Write the checkpoint after `epoch` epochs, one file, and drop all but the last two."""
+        metadata = {"state": json.dumps({"version": VERSION, "epoch": epoch, **state})}
+        data = save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, metadata)
+        write(self.path / "checkpoints" / f"{epoch:06d}.safetensors", data)
+        for old in self.checkpoints()[:-KEEP]:
+            old.unlink()
+
+    def checkpoints(self) -> list[Path]:
+        return sorted((self.path / "checkpoints").glob("[0-9]*.safetensors"))
+
+    def load(self) -> tuple[dict[str, torch.Tensor], dict]:
+        """Tensors and state of the newest checkpoint that can be read."""
+        for path in reversed(self.checkpoints()):
+            try:
+                with safe_open(path, "pt") as file:
+                    tensors = {name: file.get_tensor(name) for name in file.keys()}
+                    return tensors, json.loads(file.metadata()["state"])
+            except (SafetensorError, KeyError, TypeError, ValueError, OSError):
+                continue
+        raise InputError(f"run: expected a readable checkpoint in {self.path}/checkpoints, got none")

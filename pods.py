@@ -1,0 +1,349 @@
+"""pods: learn control policies from a differentiable simulator, from the command line."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import time
+from pathlib import Path
+
+import taichi_sim
+from taichi_sim.errors import InputError, expect
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line and exits with 2."""
+
+    def error(self, message):
+        self.exit(2, f"pods: {message}\n")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    try:
+        return options.run_command(options) or 0
+    except InputError as error:
+        print(f"pods: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\npods: interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="pods", description=__doc__)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def command(name, function, help, device=True):
+        sub = commands.add_parser(name, help=help, description=help)
+        sub.set_defaults(run_command=function)
+        if device:
+            sub.add_argument("--device", default="auto", help="auto (CUDA if there is one), cpu or cuda")
+            sub.add_argument("--precision", default="float64", help="of the physics: float64 or float32")
+        return sub
+
+    command("list", list_tasks, "List the tasks.", device=False)
+
+    sub = command("train", train, "Train a policy, or go on with a run that was cut off (--resume RUN).")
+    sub.add_argument("task", nargs="?", metavar="TASK", help="a task's name, see `pods list`")
+    sub.add_argument("--learner", default="pods", help="pods (second order) or pods1 (first order)")
+    sub.add_argument("--preset", default="auto", help="paper, cpu (for two cores), or auto: paper on CUDA, else cpu")
+    sub.add_argument("--horizon", type=_integer, help="steps of a rollout, instead of the task's")
+    sub.add_argument("--run", metavar="FOLDER", help="the run folder to make (default: runs/TASK-LEARNER-sSEED)")
+    sub.add_argument("--resume", metavar="RUN", help="a run folder to go on with")
+    _add_settings(sub)
+
+    sub = command("evaluate", evaluate, "Evaluate a run's policy on the task's 1,000 test states.")
+    sub.add_argument("run", metavar="RUN", help="a run folder")
+
+    sub = command("reference", reference, "Make or improve the best known cost of each test state of a task.")
+    sub.add_argument("task", metavar="TASK", help="a task's name, see `pods list`")
+    sub.add_argument("--motions", type=_integer, default=1, help="random motions to begin from (default 1)")
+    sub.add_argument("--policy", action="append", default=[], metavar="RUN", help="a run whose rollouts to begin from")
+
+    sub = command("check-gradients", check_gradients, "Check a task's derivatives by Taylor remainders.")
+    sub.add_argument("task", metavar="TASK", help="a task's name, see `pods list`")
+    sub.add_argument("--horizon", type=_integer, help="steps of a rollout, instead of the task's")
+    sub.add_argument("--states", type=_integer, default=16, help="test states to check (default 16)")
+
+    command("doctor", doctor, "Check this machine: versions, devices, Vulkan, precision and a 5-second self-test.")
+    return parser
+
+
+def _integer(text):
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected an integer, got {text!r}") from None
+
+
+def _number(text):
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a number, got {text!r}") from None
+
+
+def _add_settings(parser):
+    """A flag for each setting of each learner; what is not given comes from the preset."""
+    from learner import LEARNERS
+
+    group = parser.add_argument_group("settings", "defaults are the paper's; a preset may change them")
+    seen = set()
+    for config, _, _ in LEARNERS.values():
+        for field in dataclasses.fields(config):
+            if field.name not in seen:
+                seen.add(field.name)
+                kind = {int: _integer, float: _number}.get(type(field.default), str)
+                flag, text = f"--{field.name.replace('_', '-')}", f"{field.metadata['help']} (default {field.default})"
+                group.add_argument(
+                    flag, dest=f"set_{field.name}", type=kind, metavar=kind.__name__.strip("_").upper(), help=text
+                )
+
+
+def list_tasks(options):
+    from rich.table import Table
+
+    import tasks
+
+    taichi_sim.init("cpu")
+    table = Table("task", "points", "actions", "observation", "horizon", "reference", title="Tasks")
+    from learner import reference as best
+
+    for name in tasks.names():
+        task = tasks.make(name)
+        known = best.load(task)
+        cost = "-" if known is None else f"{known.cost.mean():.4g}"
+        s = task.system
+        table.add_row(
+            name, str(s.points), str(s.actions), str(task.observation_size), f"{task.N} × {task.h * 1e3:g} ms", cost
+        )
+    _console().print(table)
+
+
+def train(options):
+    import tasks
+    from learner import LEARNERS, reference, settings
+    from learner.evaluation import evaluate as judge
+    from learner.run import Run, environment, write_json
+    from viz.curves import learning_curve
+
+    if options.resume is None:
+        expect(options.task is not None, "TASK", "a task's name or --resume RUN", "neither")
+        expect(options.learner in LEARNERS, "learner", f"one of {', '.join(LEARNERS)}", repr(options.learner))
+        tasks.make(options.task, options.horizon)  # a wrong name is said before Taichi starts
+        taichi_sim.init(options.device, options.precision)
+        kind, presets, run_training = LEARNERS[options.learner]
+        preset = options.preset
+        if preset == "auto":
+            preset = "cpu" if taichi_sim.runtime.torch_device().type == "cpu" else "paper"
+        expect(preset in presets, "preset", f"auto, {', '.join(presets)}", repr(preset))
+        chosen = {f.name: getattr(options, f"set_{f.name}") for f in dataclasses.fields(kind)}
+        config = settings.from_dict(kind, presets[preset] | {k: v for k, v in chosen.items() if v is not None})
+        task = tasks.make(options.task, options.horizon)
+        path = options.run or _new_folder(f"runs/{task.name}-{options.learner}-s{config.seed}")
+        about = {"task": task.name, "horizon": task.N, "learner": options.learner, "preset": preset}
+        about |= {"config": dataclasses.asdict(config), "definition": task.definition(), "environment": environment()}
+        run = Run.create(path, about)
+    else:
+        run = Run.open(options.resume)
+        expect(
+            options.task in (None, run.config["task"]),
+            "TASK",
+            f"{run.config['task']!r}, as in {run.path}",
+            repr(options.task),
+        )
+        _start_as(run, options)
+        kind, _, run_training = LEARNERS[run.config["learner"]]
+        config = settings.from_dict(kind, run.config["config"])
+        task = _task_of(run)
+
+    print(
+        f"{task.name}: {run.config['learner']}, {config.k} rollouts an epoch, {config.epochs} epochs -> {run.path}",
+        flush=True,
+    )
+    with _Progress(config.epochs) as progress:
+        policy = run_training(task, config, run, on_epoch=progress.show)
+    result = judge(task, policy, reference.load(task))
+    result["training_seconds"] = run.rows()[-1]["seconds"]
+    write_json(run.path / "evaluation.json", result)
+    learning_curve(run.path)
+    _show_evaluation(result)
+
+
+def evaluate(options):
+    from learner import reference
+    from learner.evaluation import evaluate as judge
+    from learner.run import Run, write_json
+
+    run = Run.open(options.run)
+    _start_as(run, options)
+    task = _task_of(run)
+    result = judge(task, _policy_of(run, task), reference.load(task))
+    rows = run.rows()
+    result["training_seconds"] = rows[-1]["seconds"] if rows else None
+    write_json(run.path / "evaluation.json", result)
+    _show_evaluation(result)
+
+
+def reference(options):
+    import tasks
+    from learner import reference as best
+    from learner.run import Run
+
+    tasks.make(options.task)
+    runs = [Run.open(path) for path in options.policy]
+    taichi_sim.init(options.device, options.precision)
+    task = tasks.make(options.task)
+    for run in runs:
+        expect(
+            run.config["task"] == task.name, "policy", f"a run of {task.name}", f"{run.path}, of {run.config['task']}"
+        )
+    policies = [_policy_of(run, task) for run in runs]
+    best.store(
+        task, best.improve(task, best.load(task), policies, options.motions, lambda line: print(line, flush=True))
+    )
+    print(f"stored in {best.path(task)}")
+
+
+def check_gradients(options):
+    import torch
+
+    import tasks
+    from taichi_sim import State
+    from taichi_sim.verification import adjoint_mismatch, probe, taylor_rate
+
+    tasks.make(options.task, options.horizon)
+    taichi_sim.init(options.device, options.precision)
+    task = tasks.make(options.task, options.horizon)
+    start, sim = task.test_states(options.states), task.simulator
+    generator = torch.Generator().manual_seed(0)
+
+    # Slow and smooth: white noise, or a swing at the payload's own frequency, would throw stiff cables slack.
+    t = task.h * torch.arange(task.N, device=start.x.device, dtype=start.x.dtype)[:, None]
+    phase = torch.rand(options.states, 1, task.system.actions, generator=generator, dtype=torch.float64).to(t)
+    swing = 0.3 * task.limit * torch.sin(2 * torch.pi * (0.3 * t + phase))
+    inputs = {"x": start.x, "v": start.v, "p": start.p, "actions": swing}
+
+    def value(inputs):
+        state = State.start(inputs["x"], inputs["v"], inputs["p"])
+        return task.rewards(sim.rollout(state, inputs["actions"])).sum(1)
+
+    worst = 0.0
+    for name, tensor in inputs.items():
+        leaf = tensor.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(value(inputs | {name: leaf}).sum(), leaf)
+        direction = probe(gradient, generator)
+
+        def along(eps, name=name, direction=direction):
+            many = {key: t.repeat(len(eps), *[1] * (t.ndim - 1)) for key, t in inputs.items()}
+            many[name] = many[name] + (eps.reshape(-1, *[1] * direction.ndim) * direction).flatten(0, 1)
+            return value(many).reshape(len(eps), -1)
+
+        rate = taylor_rate(along, (gradient * direction).flatten(1).sum(1))
+        worst = max(worst, abs(rate - 2))
+        print(f"return by {name:8}  Taylor rate, worst of {options.states} states: {rate:.4f}  (2 is right)")
+    mismatch = adjoint_mismatch(sim, sim.rollout(start, inputs["actions"]), generator).max().item()
+    print(f"adjoint against forward sweep, relative mismatch: {mismatch:.1e}")
+    return 0 if worst <= 0.05 and mismatch <= 1e-12 else 1
+
+
+def doctor(options):
+    from taichi_sim.doctor import examine
+
+    return 0 if examine(options.device, options.precision, print) else 1
+
+
+def _start_as(run, options):
+    """Start Taichi with the run's precision, on the device asked for or the run's own kind."""
+    where = run.config["environment"]
+    taichi_sim.init(where["device_type"] if options.device == "auto" else options.device, where["precision"])
+    import torch
+
+    torch.set_num_threads(where["threads"])
+
+
+def _task_of(run):
+    import tasks
+
+    task = tasks.make(run.config["task"], run.config["horizon"])
+    same = json.loads(json.dumps(task.definition())) == run.config["definition"]
+    expect(same, f"{run.path}/config.json", f"today's definition of {task.name}", "another one")
+    return task
+
+
+def _policy_of(run, task):
+    from learner.policy import Policy
+
+    tensors, _ = run.load()
+    policy = Policy(task, run.config["config"]["seed"])
+    policy.load_state_dict({k.removeprefix("policy/"): t for k, t in tensors.items() if k.startswith("policy/")})
+    return policy
+
+
+def _new_folder(stem: str) -> Path:
+    path, n = Path(stem), 1
+    while path.exists():
+        n += 1
+        path = Path(f"{stem}-{n}")
+    return path
+
+
+def _console():
+    from rich.console import Console
+
+    return Console(soft_wrap=False)
+
+
+def _show_evaluation(result: dict):
+    from rich.table import Table
+
+    table = Table("metric", "value", title=f"{result['task']} on {result['states']} test states")
+
+    def line(name, value, form, unit=""):
+        table.add_row(name, "-" if value is None else f"{value:{form}} {unit}".strip())
+
+    table.add_row("return", f"{result['return']:.4f} ± {result['return_std']:.4f}")
+    line("optimality gap", result["optimality_gap"], ".2%")
+    line("terminal kinetic energy", result["terminal_kinetic_energy"], ".2e", "J")
+    line("final distance", result["final_distance"], ".2e", "m")
+    line("mean handle speed", result["handle_speed"], ".4f", "m/s")
+    line("failed rollouts", result["failed"], "d")
+    line("training time", result.get("training_seconds"), ".1f", "s")
+    _console().print(table)
+
+
+class _Progress:
+    """Epoch, return and seconds per phase: a live line on a terminal, plain lines elsewhere."""
+
+    def __init__(self, epochs: int):
+        self.epochs, self._bar, self._job, self._told = epochs, None, None, 0.0
+
+    def __enter__(self):
+        if sys.stdout.isatty():
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = (BarColumn(20), MofNCompleteColumn(), TextColumn("{task.fields[line]}"), TimeRemainingColumn())
+            self._bar = Progress(*columns)
+            self._bar.start()
+            self._job = self._bar.add_task("train", total=self.epochs, line="starting")
+        return self
+
+    def show(self, row: dict):
+        phases = " ".join(f"{k.removeprefix('seconds_')} {v:.2f}" for k, v in row.items() if k.startswith("seconds_"))
+        line = f"return {row['return']:.4f} → {row['return_improved']:.4f}  seconds: {phases}"
+        if self._bar is not None:
+            self._bar.update(self._job, completed=row["epoch"], line=line)
+        elif row["epoch"] in (1, self.epochs) or time.monotonic() - self._told > 2.0:
+            self._told = time.monotonic()
+            print(f"epoch {row['epoch']:4.0f}/{self.epochs}  {line}", flush=True)
+
+    def __exit__(self, *_):
+        if self._bar is not None:
+            self._bar.stop()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

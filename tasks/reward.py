@@ -1,0 +1,34 @@
+"""Rewards: functions of a row and the action that led to it, with their second derivatives."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+
+@dataclasses.dataclass(frozen=True)
+class Quadratic:
+    """r = −w_p‖p‖² − w_x‖x − x*‖² − w_v‖v‖² − w_a‖a‖² (paper, Eq. 15), p from the handles' home.
+
+    w_p, w_x: 1/m²    w_v, w_a: s²/m²
+    """
+
+    w_p: float
+    w_x: float
+    w_v: float
+    w_a: float
+
+    def __call__(self, x, v, p, a):
+        """(B, N) from rows 1…N: x − x* and v (B, N, P, d), p (B, N, H, d), and actions (B, N, m)."""
+        return (
+            -self.w_p * p.square().sum((-2, -1))
+            - self.w_x * x.square().sum((-2, -1))
+            - self.w_v * v.square().sum((-2, -1))
+            - self.w_a * a.square().sum(-1)
+        )
+
+    def curvature(self, N: int, actions: int, coordinates: int):
+        """Q (1, N, n_s) and R (1, N, m): minus the second derivatives by [actuated p, x, v] and by a."""
+        state = torch.tensor([2 * self.w_p] * actions + [2 * self.w_x] * coordinates + [2 * self.w_v] * coordinates)
+        return state.expand(1, N, -1), torch.full((1, N, actions), 2 * self.w_a)

@@ -1,0 +1,121 @@
+"""What is to be controlled: a system, how it starts, what is rewarded, what the policy sees."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+
+import numpy as np
+import torch
+
+from taichi_sim import Simulator, State, System, Trajectory, equilibrium
+from taichi_sim.errors import expect
+
+from .reward import Quadratic
+
+TEST_SEED = (0,)  # of the test states; no training uses it
+TEST_STATES = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Shake:
+    """How start states are made: at rest, then the handles move smoothly and at random, then the rollout begins.
+
+    Each of the m axes follows  A/√m · Σ_j sin(2π f_j t + φ_j)/J  with A uniform in `speed`, f_j in `frequency`, φ_j
+    in 0…2π; A is drawn once a rollout, so that some starts are almost at rest and some swing wildly.
+    """
+
+    steps: int = 75
+    speed: tuple[float, float] = (0.1, 1.0)  # m/s
+    frequency: tuple[float, float] = (0.1, 1.0)  # Hz
+    waves: int = 3
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Task:
+    """A control problem: N steps of h seconds, actions within ±limit m/s, maximise the sum of `reward`."""
+
+    name: str
+    system: System
+    h: float
+    N: int
+    limit: float
+    reward: Quadratic
+    shake: Shake
+
+    @functools.cached_property
+    def simulator(self) -> Simulator:
+        return Simulator(self.system, self.h)
+
+    @functools.cached_property
+    def goal(self) -> torch.Tensor:
+        """x* (P, d) m: the static solution with the handles at home."""
+        return equilibrium(self.system)
+
+    @functools.cached_property
+    def _home(self) -> torch.Tensor:
+        return torch.as_tensor(self.system.home.copy()).to(self.simulator.device, self.simulator.dtype)
+
+    @property
+    def observation_size(self) -> int:
+        return self.system.state_size
+
+    def start(self, seed, B: int) -> State:
+        """B start states; `seed` is an int or a sequence of ints. start(seed, B)[:b] equals start(seed, b)."""
+        expect(isinstance(B, int) and B >= 1, "B", "at least one start state", B)
+        shake, m = self.shake, self.system.actions
+        draws = np.random.default_rng(seed).random((B, 1 + 2 * m * shake.waves))
+        speed = shake.speed[0] + draws[:, 0] * (shake.speed[1] - shake.speed[0])
+        waves = draws[:, 1:].reshape(B, 2, 1, m, shake.waves)
+        f = shake.frequency[0] + waves[:, 0] * (shake.frequency[1] - shake.frequency[0])
+        t = self.h * np.arange(shake.steps)[:, None, None]
+        velocity = speed[:, None, None] / np.sqrt(m) * np.sin(2 * np.pi * (f * t + waves[:, 1])).mean(-1)
+        simulator = self.simulator
+        motion = torch.as_tensor(velocity).to(simulator.device, simulator.dtype)
+        rows = simulator.rollout(simulator.start(B, x=self.goal), motion)
+        expect(bool(rows.ok.all()), f"{self.name}.shake", "a motion the simulator can follow", "failed steps")
+        return State.start(rows.x[:, -1].contiguous(), rows.v[:, -1].contiguous(), rows.p[:, -1].contiguous())
+
+    def test_states(self, B: int = TEST_STATES) -> State:
+        """The first B of the 1,000 states on which every learner is judged."""
+        return self.start(TEST_SEED, B)
+
+    def observe(self, x, v, p) -> torch.Tensor:
+        """(..., n_s): [actuated handle coordinates from home, positions from the goal, velocities]."""
+        axes = torch.as_tensor(self.system.axes.copy()).to(p.device, p.dtype)
+        handle = (p - self._home).flatten(-2) @ axes
+        return torch.cat((handle, (x - self.goal).flatten(-2), v.flatten(-2)), -1)
+
+    def rewards(self, trajectory: Trajectory) -> torch.Tensor:
+        """(B, N) rewards r(row t+1, a[:, t]); row 0 is not counted."""
+        x, v, p = (rows[:, 1:] for rows in (trajectory.x, trajectory.v, trajectory.p))
+        return self.reward(x - self.goal, v, p - self._home, trajectory.a)
+
+    def returns(self, trajectory: Trajectory) -> torch.Tensor:
+        """(B,) the sum of the rewards, −inf for a failed rollout."""
+        V = self.rewards(trajectory).sum(1)
+        return torch.where(trajectory.ok, V, -torch.inf)
+
+    def curvature(self, N: int):
+        """Q (1, N, n_s), R (1, N, m) of the cost −V on the simulator's device."""
+        s = self.system
+        q, r = self.reward.curvature(N, s.actions, s.points * s.dim)
+        return tuple(y.to(self.simulator.device, self.simulator.dtype).contiguous() for y in (q, r))
+
+    def definition(self) -> dict:
+        """Everything that sets what a policy's return on the test states is."""
+        return {
+            "name": self.name,
+            "system": self.system.digest(),
+            "h": self.h,
+            "N": self.N,
+            "limit": self.limit,
+            "reward": {"kind": type(self.reward).__name__, **dataclasses.asdict(self.reward)},
+            "shake": dataclasses.asdict(self.shake),
+        }
+
+    def digest(self) -> str:
+        """A hash of `definition`, the key of files that belong to this very task."""
+        return hashlib.sha256(json.dumps(self.definition(), sort_keys=True).encode()).hexdigest()

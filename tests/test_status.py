@@ -1,0 +1,393 @@
+"""Wrong arguments are refused with a sentence; failed rollouts carry a status and harm nobody; OK means solved."""
+
+import numpy as np
+import pytest
+import systems
+import torch
+
+from taichi_sim import Builder, InputError, Simulator, State, Status, System
+from taichi_sim.mechanics import ETA
+from taichi_sim.newton import ROUND_OFF
+
+EPS = np.finfo(float).eps
+
+
+# Wrong arguments
+
+
+def wrong_actions():
+    good = torch.zeros(2, 3, 2, dtype=torch.float64)
+    poisoned, overflown = good.clone(), good.clone()
+    poisoned[1, 2, 0], overflown[0, 1, 1] = torch.nan, -torch.inf
+    return {
+        "nan": (poisoned, "actions: expected finite numbers, got nan at (1, 2, 0)"),
+        "inf": (overflown, "actions: expected finite numbers, got -inf at (0, 1, 1)"),
+        "width": (torch.zeros(2, 3, 3, dtype=torch.float64), "actions: expected (2, N, 2), got (2, 3, 3)"),
+        "batch": (torch.zeros(1, 3, 2, dtype=torch.float64), "actions: expected (2, N, 2), got (1, 3, 2)"),
+        "ndim": (torch.zeros(2, 2, dtype=torch.float64), "actions: expected (2, N, 2), got (2, 2)"),
+        "no steps": (torch.zeros(2, 0, 2, dtype=torch.float64), "actions: expected at least one step, got (2, 0, 2)"),
+        "dtype": (good.float(), "actions: expected torch.float64, got torch.float32"),
+        "device": (good.to("meta"), "actions: expected a tensor on cpu, got meta"),
+        "type": (good.numpy(), "actions: expected a torch.Tensor, got ndarray"),
+    }
+
+
+@pytest.fixture
+def launches(monkeypatch):
+    """watch(simulator) lists the kernels it launches from then on, instead of launching them."""
+
+    def watch(simulator):
+        launched = []
+        for owner, names in (
+            (simulator._rollout, ("run",)),
+            (simulator._sensitivity, ("vjp", "jvp", "jacobian")),
+            (simulator._riccati, ("solve",)),
+        ):  # fmt: skip
+            for name in names:
+                monkeypatch.setattr(owner, name, lambda *_, name=name: launched.append(name))
+        return launched
+
+    return watch
+
+
+@pytest.mark.parametrize("fault", wrong_actions())
+def test_wrong_actions_are_refused_before_any_kernel_runs(simulator, launches, fault):
+    sim = simulator("oscillator")
+    launched = launches(sim)
+    actions, message = wrong_actions()[fault]
+    with pytest.raises(InputError) as error:
+        sim.rollout(sim.start(2), actions)
+    assert str(error.value) == message and launched == []
+    sim.rollout(sim.start(2), torch.zeros(2, 3, 2, dtype=torch.float64))
+    assert launched == ["run"]  # the watch works
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a second kind of device")
+def test_actions_on_another_device_are_refused(simulator):
+    sim = simulator("oscillator")
+    with pytest.raises(InputError, match="expected a tensor on cpu, got cuda"):
+        sim.rollout(sim.start(2), torch.zeros(2, 3, 2, dtype=torch.float64, device="cuda"))
+
+
+@pytest.mark.parametrize("field", ("x", "v", "p", "x_prev", "v_prev"))
+def test_wrong_starts_are_refused_before_any_kernel_runs(simulator, launches, field):
+    sim = simulator("pendulum")
+    launched = launches(sim)
+    good = {name: getattr(sim.start(2), name) for name in ("x", "v", "p", "x_prev", "v_prev", "first")}
+    a = torch.zeros(2, 3, 1, dtype=torch.float64)
+    poisoned = good[field].clone()
+    poisoned[1, 0, 1] = torch.nan
+    for wrong, message in (
+        (good[field].repeat(1, 2, 1), f"start.{field}: expected (2, 1, 2), got (2, 2, 2)"),
+        (good[field][:, 0], f"start.{field}: expected (2, 1, 2), got (2, 2)"),
+        (good[field].float(), f"start.{field}: expected torch.float64, got torch.float32"),
+        (good[field].to("meta"), f"start.{field}: expected a tensor on cpu, got meta"),
+        (poisoned, f"start.{field}: expected finite numbers, got nan at (1, 0, 1)"),
+    ):
+        with pytest.raises(InputError) as error:
+            sim.rollout(State(**good | {field: wrong}), a)
+        assert str(error.value) == message
+    assert launched == []
+
+
+def test_wrong_first_and_wrong_state_are_refused(simulator):
+    sim, a = simulator("pendulum"), torch.zeros(2, 3, 1, dtype=torch.float64)
+    s = sim.start(2)
+    with pytest.raises(InputError, match=r"start.first: expected \(2,\) bool, got \(2,\) torch.int32"):
+        sim.rollout(State(s.x, s.v, s.p, s.x_prev, s.v_prev, s.first.int()), a)
+    with pytest.raises(InputError, match="start: expected a State, got tuple"):
+        sim.rollout((s.x, s.v, s.p), a)
+    with pytest.raises(InputError, match=r"v: expected \(2, 1, 2\), got \(3, 1, 2\)"):
+        sim.start(2, v=torch.zeros(3, 1, 2))
+
+
+def test_wrong_sweep_arguments_are_refused_before_any_kernel_runs(simulator, launches):
+    sim = simulator("pendulum")
+    trajectory = sim.rollout(sim.start(2), torch.zeros(2, 3, 1, dtype=torch.float64))
+    launched = launches(sim)
+    g, q, r = (torch.ones(2, 3, n, dtype=torch.float64) for n in (1, 5, 1))
+    for call, message in (
+        (lambda: sim.vjp(trajectory, g), r"gx: expected \(2, 4, 1, 2\), got \(2, 3, 1\)"),
+        (lambda: sim.jvp(trajectory, q), r"da: expected \(2, 3, 1\), got \(2, 3, 5\)"),
+        (lambda: sim.gauss_newton(trajectory, g[:, :2], q, r), r"g: expected \(2, 3, 1\), got \(2, 2, 1\)"),
+        (lambda: sim.gauss_newton(trajectory, g, q[..., :4], r), r"q: expected \(2, 3, 5\), got \(2, 3, 4\)"),
+        (lambda: sim.gauss_newton(trajectory, g, q, r / 0.0), r"r: expected finite numbers, got inf at \(0, 0, 0\)"),
+        (lambda: sim.gauss_newton(trajectory, g, q, r, g[:, 0]), r"damping: expected \(2\), got \(2, 1\)"),
+        (lambda: sim.gauss_newton(trajectory, g, q, r, free=g[0] > 0), r"free: expected \(2, 3, 1\), got \(3, 1\)"),
+    ):
+        with pytest.raises(InputError, match=message):
+            call()
+    assert launched == []
+
+
+@pytest.mark.parametrize("h", (0.0, -0.01, float("nan"), float("inf"), "0.01"))
+def test_time_step_must_be_positive(simulator, h):
+    with pytest.raises(InputError, match="h: expected a time step > 0 s, got"):
+        Simulator(simulator("oscillator").system, h)
+
+
+def test_simulator_wants_a_system(simulator):
+    with pytest.raises(InputError, match="system: expected a System, got str"):
+        Simulator("pendulum", 0.01)
+
+
+# Wrong systems
+
+
+def parts(**changes):
+    """The arguments of a good System of two points and two handles, with changes."""
+    good = {
+        "name": "pair",
+        "rest": [[0.0, -1.0], [0.0, -2.0]],
+        "mass": [0.1, 0.2],
+        "home": [[0.0, 0.0], [1.0, 0.0]],
+        "axes": np.eye(4)[:, :1],
+        "ends": [(2, 0), (0, 1), (1, 3)],
+        "stiffness": [10.0, 20.0, 30.0],
+        "length": [1.0, 1.0, 2.0],
+        "unilateral": [False, True, False],
+        "blend": [0.0, 1e-3, 0.0],
+        "damping": [0.0, 0.0, 0.0],
+        "gravity": [0.0, -9.81],
+        "triangles": [(0, 1, 2)],
+    }
+    return good | changes
+
+
+def test_the_good_system_is_accepted_and_frozen():
+    system = System(**parts())
+    assert (system.points, system.handles, system.springs, system.actions, system.state_size) == (2, 2, 3, 1, 9)
+    with pytest.raises(ValueError):
+        system.mass[0] = 1.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    (
+        ({"mass": [0.1, 0.0]}, "pair.mass: expected mass > 0 kg, got 0.0 at index 1"),
+        ({"mass": [-1.0, 1.0]}, "pair.mass: expected mass > 0 kg, got -1.0 at index 0"),
+        ({"mass": [1.0]}, "pair.mass: expected shape (2,), got (1,)"),
+        ({"mass": [1.0, float("inf")]}, "pair.mass: expected finite numbers, got [1.0, inf]"),
+        ({"ends": [(2, 0), (1, 1), (1, 3)]}, "pair.ends: expected two different nodes, got [1 1] at index 1"),
+        ({"ends": [(2, 0), (0, 4), (1, 3)]}, "pair.ends: expected nodes in 0..3, got [0 4] at index 1"),
+        ({"ends": [(2, 0), (0, 1), (-1, 3)]}, "pair.ends: expected nodes in 0..3, got [-1  3] at index 2"),
+        (
+            {"ends": [(2, 3), (0, 1), (1, 3)]},
+            "pair.ends: expected at least one mass point, not two handles, got [2 3] at index 0",
+        ),
+        ({"stiffness": [10.0, float("nan"), 1.0]}, "pair.stiffness: expected finite numbers, got [10.0, nan, 1.0]"),
+        ({"stiffness": [10.0, -1.0, 1.0]}, "pair.stiffness: expected stiffness > 0 N/m, got -1.0 at index 1"),
+        ({"stiffness": [10.0, 1.0]}, "pair.stiffness: expected shape (3,), got (2,)"),
+        ({"length": [1.0, -1.0, 1.0]}, "pair.length: expected rest length >= 0 m, got -1.0 at index 1"),
+        ({"damping": [0.0, 0.0, -2.0]}, "pair.damping: expected damping >= 0 N·s/m, got -2.0 at index 2"),
+        ({"blend": [0.0, 0.0, 0.0]}, "pair.blend: expected a blend width > 0 m for each cable, got 0.0 at index 1"),
+        ({"axes": np.eye(3)}, "pair.axes: expected shape (4, 3), got (3, 3)"),
+        ({"axes": np.ones(4)}, "pair.axes: expected shape "),
+        ({"gravity": [0.0, 0.0, -9.81]}, "pair.gravity: expected shape (2,), got (3,)"),
+        ({"home": [[0.0, 0.0, 0.0]]}, "pair.home: expected shape (1, 2), got (1, 3)"),
+        ({"rest": np.zeros((0, 2))}, "pair.rest: expected at least one point, got 0"),
+        ({"rest": np.zeros((2, 4))}, "pair.rest: expected points in 2 or 3 dimensions, got 4"),
+        ({"triangles": [(0, 1, 9)]}, "pair.triangles: expected nodes in 0..3, got [0 1 9] at index 0"),
+    ),
+)
+def test_broken_system_is_refused_by_field(changes, message):
+    with pytest.raises(InputError) as error:
+        System(**parts(**changes))
+    assert str(error.value).startswith(message)
+
+
+def test_builder_refuses_bad_positions_axes_and_dimensions():
+    with pytest.raises(InputError, match="b.dim: expected 2 or 3, got 4"):
+        Builder("b", dim=4)
+    with pytest.raises(InputError, match=r"b.point position: expected 2 numbers, got \(0, 0, 0\)"):
+        Builder("b", dim=2).point((0, 0, 0), mass=1.0)
+    with pytest.raises(InputError, match="b.handle axes: expected letters of 'xy', got 'z'"):
+        Builder("b", dim=2).handle((0, 0), axes="z")
+
+
+# Failed rollouts
+
+
+@pytest.mark.parametrize("name", ("pendulum", "double"))
+@pytest.mark.parametrize("where", ("action", "velocity"))
+def test_a_poisoned_rollout_fails_alone(simulator, name, where):
+    """Of 256 rollouts the one with a huge input gets a status, repeats its last good row, has gradient zero, and
+    the others keep their bits."""
+    sim, B, N, sick, when = simulator(name), 256, 12, 77, 5
+    start, a = systems.start(sim, B), systems.actions(sim, B, N)
+    v, b = start.v.clone(), a.clone()
+    if where == "action":
+        b[sick, when] = 1e200
+    else:
+        v[sick], when = 1e200, 0
+    others = torch.arange(B) != sick
+
+    def run(v, a):
+        v, a = v.clone().requires_grad_(), a.clone().requires_grad_()
+        trajectory = sim.rollout(State.start(start.x, v, start.p), a)
+        (trajectory.x**2).sum().backward()
+        return trajectory, v.grad, a.grad
+
+    healthy, poisoned = run(start.v, a), run(v, b)
+    trajectory = poisoned[0]
+    assert healthy[0].ok.all() and trajectory.ok.tolist() == others.tolist()
+    for rows in ("x", "v", "p", "status", "iterations"):
+        assert torch.equal(getattr(trajectory, rows)[others], getattr(healthy[0], rows)[others])
+        assert torch.isfinite(getattr(trajectory, rows)).all()
+    status = trajectory.status[sick]
+    assert (status[:when] == Status.OK).all() and status[when] == Status.NON_FINITE
+    assert (status[when + 1 :] == Status.NOT_RUN).all()
+    for rows in ("x", "v", "p"):
+        kept = getattr(trajectory, rows)[sick]
+        assert (kept[when + 1 :] == kept[when]).all()
+    for mine, theirs in zip(poisoned[1:], healthy[1:], strict=True):
+        assert torch.equal(mine[others], theirs[others]) and (mine[sick] == 0).all()
+    S = sim.jacobian(trajectory)
+    dx, dv, dp = sim.jvp(trajectory, torch.ones_like(a))
+    assert (S[sick] == 0).all() and all((rows[sick] == 0).all() for rows in (dx, dv, dp))
+    assert all(torch.isfinite(rows).all() for rows in (S, dx, dv, dp))
+
+
+def test_closed_loop_gives_a_status_to_an_action_that_is_not_finite(simulator):
+    sim = simulator("pendulum")
+    trajectory = sim.begin(systems.start(sim, 3), 4)
+    for t in range(4):
+        trajectory.a[:, t] = 0.1
+        if t == 2:
+            trajectory.a[1, t] = torch.nan
+        sim.advance(trajectory, t)
+    assert trajectory.ok.tolist() == [True, False, True]
+    assert trajectory.status[1].tolist() == [Status.OK, Status.OK, Status.NON_FINITE, Status.NOT_RUN]
+    assert all(torch.isfinite(rows).all() for rows in (trajectory.x, trajectory.v, trajectory.p))
+
+
+def test_a_handle_that_holds_nothing_cannot_hide_an_action_that_is_not_finite(simulator):
+    b = Builder("loose handle", dim=2)
+    b.point((0.0, 0.0), mass=0.1)
+    b.handle((1.0, 0.0), axes="x")
+    sim = Simulator(b.build(), 0.02)
+    trajectory = sim.begin(sim.start(2), 1)
+    trajectory.a[0] = torch.inf
+    sim.advance(trajectory, 0)
+    assert trajectory.status[:, 0].tolist() == [Status.NON_FINITE, Status.OK]
+    assert torch.isfinite(trajectory.p).all()
+
+
+def test_every_status_has_a_sentence():
+    assert len({status.sentence for status in Status}) == len(Status) == 4
+
+
+# OK means solved
+
+
+def residual(simulator, trajectory):
+    """G of every step from the rows alone, (B, N, P·d), and the round-off of its terms.
+
+    G = M (c₀ v₁ + c₁ v₀ + c₂ v₋₁)/h − M g + Σ pull. The simulator's tolerance is ROUND_OFF · eps · scale, where
+    scale sums |M c₀² u/h²|, |M g|, |pull| and stiffness · |x| per point. Computing G from rounded rows adds one
+    rounding of x in the springs, of v in the inertia, and of the handles' velocity in the dampers.
+    """
+    s, h = simulator.system, simulator.h
+    x, v, p, a = (getattr(trajectory, n).numpy() for n in ("x", "v", "p", "a"))
+    first = trajectory.start.first.numpy()[:, None, None]
+    x_prev, v_prev = trajectory.start.x_prev.numpy()[:, None], trajectory.start.v_prev.numpy()[:, None]
+    B, N = a.shape[:2]
+    c = np.broadcast_to(np.array([1.5, -2.0, 0.5]), (B, N, 3)).copy()
+    c[first[:, 0, 0], 0] = (1.0, -1.0, 0.0)
+    c0, c1, c2 = (c[..., n, None, None] for n in range(3))
+    older_x, older_v = np.concatenate([x_prev, x[:, :-2]], 1), np.concatenate([v_prev, v[:, :-2]], 1)
+    mass = s.mass[:, None]
+    terms = [mass * k * rows / h for k, rows in ((c0, v[:, 1:]), (c1, v[:, :-1]), (c2, older_v))]
+    G = sum(terms) - mass * s.gravity
+    v_free = -(c1 * v[:, :-1] + c2 * older_v) / c0
+    push = np.abs(mass * c0 / h * (v[:, 1:] - v_free)).sum(-1)
+    scale = push + np.abs(mass * s.gravity).sum(-1)
+    rounding = sum(np.abs(term) for term in terms)
+    nodes = np.concatenate([x[:, 1:], p[:, 1:]], 2)
+    speeds = np.concatenate([v[:, 1:], (a @ s.axes.T).reshape(B, N, s.handles, s.dim)], 2)
+    for e, (i, j) in enumerate(s.ends):
+        span, rate = nodes[:, :, i] - nodes[:, :, j], speeds[:, :, i] - speeds[:, :, j]
+        length = np.sqrt((span**2).sum(-1) + ETA**2)[..., None]
+        n, stretch, k, eps = span / length, length - s.length[e], s.stiffness[e], s.blend[e]
+        tension, slope, share = k * stretch, np.full_like(stretch, k), np.ones_like(stretch)
+        if s.unilateral[e]:
+            z = np.clip((stretch + eps) / (2 * eps), 0.0, 1.0)
+            tension = np.where(z < 1, k * eps * z**2, tension)
+            slope, share = k * z, z**2 * (3 - 2 * z)
+        speed = (rate * n).sum(-1, keepdims=True)
+        pull = (tension + s.damping[e] * share * speed) * n
+        stiff = slope + np.abs(tension) / length
+        grain = (
+            np.linalg.norm(pull, axis=-1, keepdims=True) + stiff * np.abs(nodes[:, :, [i, j]]).sum((-1, -2))[..., None]
+        )[..., 0]
+        drag = s.damping[e] * (1.5 / h) * np.abs(nodes[:, :, [i, j]]).sum((-1, -2))
+        drag = drag + s.damping[e] * np.abs(speeds[:, :, [i, j]]).sum((-1, -2))
+        for node, sign in ((i, 1.0), (j, -1.0)):
+            if node < s.points:
+                G[:, :, node] += sign * pull
+                scale[:, :, node] += grain
+                rounding[:, :, node] += drag[..., None]
+    kinematics = h * v[:, 1:] - c0 * x[:, 1:] - c1 * x[:, :-1] - c2 * older_x
+    reach = h * np.abs(v[:, 1:]) + np.abs(c0 * x[:, 1:]) + np.abs(c1 * x[:, :-1]) + np.abs(c2 * older_x)
+    tolerance = EPS * ((ROUND_OFF + 2.0) * scale[..., None] + 4.0 * rounding)
+    return np.abs(G), tolerance, np.abs(kinematics), 4.0 * EPS * reach
+
+
+@pytest.mark.parametrize("first", (True, False))
+@pytest.mark.parametrize("name", ("pendulum", "damped_pendulum", "double", "rope", "graph"))
+def test_ok_means_the_step_equations_hold_to_round_off(simulator, name, first):
+    sim = simulator(name)
+    trajectory = sim.rollout(systems.start(sim, 64, seed=200, first=first), systems.actions(sim, 64, 30))
+    assert trajectory.ok.all()
+    G, tolerance, kinematics, rounding = residual(sim, trajectory)
+    assert (G <= tolerance).all(), f"worst {(G / tolerance).max()} of the tolerance"
+    assert (kinematics <= rounding).all()
+    assert tolerance.max() < 1e-8  # newtons
+    trajectory.v[:, 1:] += 1e-9
+    assert (residual(sim, trajectory)[0] > tolerance).any()
+
+
+# Hard steps
+
+
+def hard(damping=0.0):
+    """Three points whose springs differ by 1e8 in stiffness."""
+    b = Builder("hard", dim=2)
+    nodes = [b.handle((0, 0), axes="xy"), *(b.point((0, -0.1 * n), mass=0.05) for n in (1, 2, 3))]
+    b.cable(nodes[0], nodes[1], stiffness=1e8)
+    b.spring(nodes[1], nodes[2], stiffness=1.0, damping=damping)
+    b.cable(nodes[2], nodes[3], stiffness=1e4, damping=damping)
+    return b.build()
+
+
+@pytest.mark.parametrize("damping", (0.0, 0.5))
+def test_hard_steps_converge_or_say_why_not_and_nothing_is_nan(simulator, damping):
+    """Stiffness ratio 1e8, cables exactly at rest length, coincident points, random crumples, actions a million
+    times too fast."""
+    sim, N = Simulator(hard(damping), 0.02), 20
+    spots = [
+        torch.as_tensor(sim.system.rest.copy()),  # every cable at its rest length
+        torch.zeros(3, 2, dtype=torch.float64),  # all points on the handle
+        torch.tensor([[0.0, -0.1]] * 3, dtype=torch.float64),
+        *systems.random(9, 3, 2, seed=300, scale=0.1),
+    ]
+    x = torch.stack(spots).repeat(3, 1, 1)
+    B = len(x)
+    start = sim.start(B, x=x, v=systems.random(B, 3, 2, seed=301, scale=0.5))
+    a = systems.actions(sim, B, N)
+    a[B // 3 : 2 * B // 3] *= 1e6
+    a[2 * B // 3 :] = 0.0
+    trajectory = sim.rollout(start, a)
+    for rows in ("x", "v", "p"):
+        assert torch.isfinite(getattr(trajectory, rows)).all()
+    known = torch.tensor([int(status) for status in Status])
+    assert torch.isin(trajectory.status, known).all()
+    ok = trajectory.ok
+    G, tolerance, _, _ = residual(sim, trajectory)
+    solved = (trajectory.status == Status.OK).numpy()
+    assert (G <= tolerance)[solved].all(), f"worst {(G / tolerance)[solved].max()} of the tolerance"
+    a.requires_grad_()
+    (sim.rollout(start, a).x ** 2).sum().backward()
+    assert torch.isfinite(a.grad).all() and (a.grad[~ok] == 0).all()
+    if damping == 0.0:
+        assert ok.all()  # a potential to descend on

@@ -1,0 +1,1 @@
+"""Pictures of runs. Reads run folders and trajectories; no learner imports it."""
