@@ -7,21 +7,23 @@ WINDOW = 5
 
 
 def taylor_rate(f, derivative, first=0.01):
-    """The rate at which |f(ε) − f(0) − ε f′| falls with ε, farthest from 2 over all states; 2 when f′ is right.
+    """The rate at which ‖f(ε) − f(0) − ε f′‖ falls with ε, farthest from 2 over all states; 2 when f′ is right.
 
-    f: takes ε (K,) and returns (K, B), one scalar function per state
-    derivative: (B,), what f′(0) is said to be
+    f: takes ε (K,) and returns (K, B, D), for each of B states a function along each of D directions, or (K, B)
+    derivative: (B, D) or (B,), what f′(0) is said to be
     first: the largest ε; it is halved `HALVINGS` times
 
     Each state is judged by its best `WINDOW` consecutive halvings among those whose remainder stands 30 times above
     the round-off of f, itself measured: the scatter of f about a straight line over steps too small to curve it. A
     state with fewer halvings above round-off makes the answer infinite.
     """
+    if derivative.ndim == 1:
+        return taylor_rate(lambda eps: f(eps)[..., None], derivative[:, None], first)
     options = {"dtype": derivative.dtype, "device": derivative.device}
     small = first * 2.0 ** -torch.arange(HALVINGS + 1, **options)
     values = f(torch.cat([torch.zeros(1, **options), small]))
     noise = _round_off(f, first, options) + torch.finfo(derivative.dtype).tiny
-    remainder = (values[1:] - values[0] - small[:, None] * derivative).abs()
+    remainder = (values[1:] - values[0] - small[:, None, None] * derivative).norm(dim=-1)
     above = remainder > 30.0 * noise
     rates = torch.log2(remainder[:-1] / remainder[1:])
     error = torch.where(above[:-1] & above[1:], (rates - 2.0).abs(), torch.inf)
@@ -34,19 +36,25 @@ def taylor_rate(f, derivative, first=0.01):
     return float(chosen[(chosen - 2.0).abs().argmax()])
 
 
-def probe(gradient, generator=None):
-    """Directions (B, ...) to take remainders in: a random unit vector plus the gradient's, at an acute angle.
+def taylor_rate_of_input(value, tensor, generator=None, directions=4, first=0.01):
+    """`taylor_rate` of value (R, ...) -> (R,) with respect to `tensor` (B, ...), its gradient by autograd.
 
-    Along a random direction alone the second derivative can vanish by chance, and the remainder is cubic; along the
-    gradient a sum of squares bends. An error in any component of the gradient still shows as rate 1.
+    Each state's remainder is the norm over several random unit directions: along a single one the second derivative
+    can vanish by chance, and the remainder is cubic. `value` is called with R a multiple of B copies of the states,
+    state by state within a copy.
     """
-    random = torch.randn(gradient.shape, generator=generator, dtype=torch.float64).to(gradient)
+    leaf = tensor.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(value(leaf).sum(), leaf)
+    along = torch.randn(directions, *tensor.shape, generator=generator, dtype=torch.float64).to(tensor)
+    along = along / along.flatten(2).norm(dim=2).view(directions, -1, *[1] * (tensor.ndim - 1))
+    derivative = (along * gradient).flatten(2).sum(2).T
 
-    def unit(y):
-        return y / y.flatten(1).norm(dim=1).clamp(min=torch.finfo(y.dtype).tiny).view(-1, *[1] * (y.ndim - 1))
+    def f(eps):
+        moved = tensor + eps.view(-1, *[1] * along.ndim) * along
+        with torch.no_grad():
+            return value(moved.flatten(0, 2)).view(len(eps), directions, -1).transpose(1, 2)
 
-    along = (random * gradient).flatten(1).sum(1).sign().view(-1, *[1] * (gradient.ndim - 1))
-    return unit(random) * torch.where(along == 0, 1.0, along) + unit(gradient)
+    return taylor_rate(f, derivative, first)
 
 
 def adjoint_mismatch(simulator, trajectory, generator=None):
@@ -66,10 +74,9 @@ def adjoint_mismatch(simulator, trajectory, generator=None):
 
 
 def _round_off(f, first, options):
-    """(B,) the largest deviation of f from a straight line over 33 steps of at most 1e-9 · first."""
+    """(B,) the largest deviation of f (K, B, D) from a straight line over 33 steps of at most 1e-9 · first."""
     tiny = torch.linspace(-1e-9 * first, 1e-9 * first, 33, **options)
     values = f(tiny)
-    line = torch.stack([torch.ones_like(tiny), tiny / tiny.abs().max()], 1)
-    middle = values.mean(0)
-    fitted = line @ torch.linalg.lstsq(line, values - middle).solution
-    return (values - middle - fitted).abs().amax(0)
+    centred = (values - values.mean(0)).flatten(1)
+    line = tiny / tiny.norm()
+    return (centred - line[:, None] * (line @ centred)).view_as(values).norm(dim=-1).amax(0)
