@@ -63,6 +63,9 @@ def _parser() -> Parser:
     sub.add_argument("--motions", type=_integer, default=1, help="random motions to begin from (default 1)")
     sub.add_argument("--policy", action="append", default=[], metavar="RUN", help="a run whose rollouts to begin from")
 
+    sub = command("baseline", baseline, "What no motion, a plain LQR and the best known actions cost.")
+    sub.add_argument("task", metavar="TASK", help="a task's name, see `pods list`")
+
     sub = command("check-gradients", check_gradients, "Check a task's derivatives by Taylor remainders.")
     sub.add_argument("task", metavar="TASK", help="a task's name, see `pods list`")
     sub.add_argument("--horizon", type=_integer, help="steps of a rollout, instead of the task's")
@@ -208,40 +211,40 @@ def reference(options):
     print(f"stored in {best.path(task)}")
 
 
-def check_gradients(options):
+def baseline(options):
     import torch
 
     import tasks
-    from taichi_sim import State
-    from taichi_sim.verification import adjoint_mismatch, taylor_rate_of_input
+    from learner import lqr
+    from learner import reference as best
+
+    tasks.make(options.task)
+    taichi_sim.init(options.device, options.precision)
+    task = tasks.make(options.task)
+    start, known = task.test_states(), best.load(task)
+    rest = task.simulator.rollout(start, torch.zeros_like(task.simulator.begin(start, task.N).a))
+    print(f"{task.name}: mean cost on {len(start)} test states")
+    for name, cost in (
+        ("no motion", -task.returns(rest)),
+        ("plain LQR", -task.returns(lqr.closed_loop(task, start))),
+        ("best known", None if known is None else known.cost),
+    ):
+        print(f"  {name:11} {'-' if cost is None else f'{cost.mean():.4g} ± {cost.std():.4g}'}")
+    if known is not None:
+        print(f"  {known.converged.double().mean():.1%} of the best known are converged")
+
+
+def check_gradients(options):
+    import tasks
+    from tasks.verification import MISMATCH, RATE_ERROR, check_derivatives
 
     tasks.make(options.task, options.horizon)
     taichi_sim.init(options.device, options.precision)
-    task = tasks.make(options.task, options.horizon)
-    start, sim = task.test_states(options.states), task.simulator
-    generator = torch.Generator().manual_seed(0)
-
-    # Slow and smooth: white noise, or a swing at the payload's own frequency, would throw stiff cables slack.
-    t = task.h * torch.arange(task.N, device=start.x.device, dtype=start.x.dtype)[:, None]
-    phase = torch.rand(options.states, 1, task.system.actions, generator=generator, dtype=torch.float64).to(t)
-    swing = 0.3 * task.limit * torch.sin(2 * torch.pi * (0.3 * t + phase))
-    inputs = {"x": start.x, "v": start.v, "p": start.p, "actions": swing}
-
-    worst = 0.0
-    for name, tensor in inputs.items():
-
-        def value(moved, name=name):
-            copies = len(moved) // options.states
-            many = {key: t.repeat(copies, *[1] * (t.ndim - 1)) for key, t in inputs.items()} | {name: moved}
-            state = State.start(many["x"], many["v"], many["p"])
-            return task.rewards(sim.rollout(state, many["actions"])).sum(1)
-
-        rate = taylor_rate_of_input(value, tensor, generator)
-        worst = max(worst, abs(rate - 2))
+    rates, mismatch = check_derivatives(tasks.make(options.task, options.horizon), options.states)
+    for name, rate in rates.items():
         print(f"return by {name:8}  Taylor rate, worst of {options.states} states: {rate:.4f}  (2 is right)")
-    mismatch = adjoint_mismatch(sim, sim.rollout(start, inputs["actions"]), generator).max().item()
     print(f"adjoint against forward sweep, relative mismatch: {mismatch:.1e}")
-    return 0 if worst <= 0.05 and mismatch <= 1e-12 else 1
+    return 0 if all(abs(rate - 2) <= RATE_ERROR for rate in rates.values()) and mismatch <= MISMATCH else 1
 
 
 def doctor(options):

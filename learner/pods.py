@@ -68,18 +68,18 @@ def train(
         clock = _Clock(task.simulator.device)
         start = task.start(seeds.starts(config.seed, epoch), config.k)
         played = closed_loop(task, policy, start)
-        before = task.simulator.rollout(start, played.a)
+        failed = int((~played.ok).sum())
+        if failed > config.failures * config.k:
+            raise InputError(
+                f"failures: expected at most {config.failures:.0%} of rollouts, got {failed} of {config.k}"
+            )
+        before = task.simulator.rollout(start[played.ok], played.a[played.ok])
         clock.lap("rollout")
         direction = find_direction(task, before)
         clock.lap("direction")
         better = line_search(task, before, direction)
         clock.lap("line_search")
         memory = [*memory, Samples.of(task, better.trajectory)][-config.memory :]
-        failed = int((~before.ok).sum())
-        if failed > config.failures * config.k:
-            raise InputError(
-                f"failures: expected at most {config.failures:.0%} of rollouts, got {failed} of {config.k}"
-            )
         rates = _cosine(config, epoch)
         loss = imitate(policy, optimiser, Samples.joined(memory), config.steps, config.batch, rates, config.seed, epoch)
         clock.lap("imitation")

@@ -11,11 +11,11 @@ import os
 import platform
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from taichi_sim import runtime
 from taichi_sim.errors import InputError, expect
 
 VERSION = 1  # of the folder's layout
@@ -43,20 +43,13 @@ def write_json(path: Path, value):
 
 def environment() -> dict:
     """What must be the same for a run to repeat bit for bit, and where it ran."""
-    import taichi
-
-    from taichi_sim import runtime
-
     device = runtime.torch_device()
     return {
         "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine(),
         "device_type": device.type,
         "precision": str(runtime.dtype()).removeprefix("torch."),
         "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "taichi": ".".join(map(str, taichi.__version__)),
-        "numpy": np.__version__,
+        **runtime.versions(),
     }
 
 

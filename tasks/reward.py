@@ -30,5 +30,6 @@ class Quadratic:
 
     def curvature(self, N: int, actions: int, coordinates: int):
         """Q (1, N, n_s) and R (1, N, m): minus the second derivatives by [actuated p, x, v] and by a."""
-        state = torch.tensor([2 * self.w_p] * actions + [2 * self.w_x] * coordinates + [2 * self.w_v] * coordinates)
-        return state.expand(1, N, -1), torch.full((1, N, actions), 2 * self.w_a)
+        weights = [self.w_p] * actions + [self.w_x] * coordinates + [self.w_v] * coordinates
+        state = 2 * torch.tensor(weights, dtype=torch.float64)
+        return state.expand(1, N, -1), torch.full((1, N, actions), 2 * self.w_a, dtype=torch.float64)

@@ -28,7 +28,7 @@ class Shake:
     """
 
     steps: int = 75
-    speed: tuple[float, float] = (0.1, 1.0)  # m/s
+    speed: tuple[float, float] = (0.1, 1.2)  # m/s
     frequency: tuple[float, float] = (0.1, 1.0)  # Hz
     waves: int = 3
 
