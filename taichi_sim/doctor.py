@@ -1,6 +1,5 @@
 """Is this machine fit to run the simulator? Versions, devices, precision and a short self-test."""
 
-import platform
 import subprocess
 import sys
 import time
@@ -29,8 +28,7 @@ def _roots_and_quotients(
 
 def examine(device: str, precision: str, say) -> bool:
     """Report through `say`, a line each; whether everything the simulator needs works."""
-    versions = f"python {platform.python_version()}, torch {torch.__version__}, numpy {np.__version__}"
-    say(f"versions    {versions}, taichi {'.'.join(map(str, ti.__version__))}")
+    say(f"versions    {', '.join(f'{name} {version}' for name, version in runtime.versions().items())}")
     cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     say(f"devices     {torch.get_num_threads()} CPU threads; CUDA: {cuda}")
     vulkan = subprocess.run([sys.executable, "-c", _VULKAN], capture_output=True, timeout=60).returncode == 0

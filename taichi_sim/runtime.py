@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import platform
 
+import numpy as np
 import taichi as ti
 import torch
 
@@ -59,6 +61,16 @@ def dtype() -> torch.dtype:
     """The dtype of the simulator's tensors."""
     _require()
     return torch.float64 if ti.cfg.default_fp == ti.f64 else torch.float32
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages whose arithmetic a result depends on."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "taichi": ".".join(map(str, ti.__version__)),
+        "numpy": np.__version__,
+    }
 
 
 def _require():
