@@ -44,7 +44,7 @@ class Config:
 
 PRESETS = {
     "paper": {},
-    "cpu": {"epochs": 40, "k": 128, "steps": 60, "batch": 4096, "memory": 4},
+    "cpu": {"epochs": 60, "k": 128, "steps": 60, "batch": 4096, "memory": 4},
 }
 
 
