@@ -151,7 +151,7 @@ def train(options):
         about |= {"config": dataclasses.asdict(config), "definition": task.definition(), "environment": environment()}
         run = Run.create(path, about)
     else:
-        run = Run.open(options.resume)
+        run = _open_run(options.resume)
         expect(
             options.task in (None, run.config["task"]),
             "TASK",
@@ -179,9 +179,9 @@ def train(options):
 def evaluate(options):
     from learner import reference
     from learner.evaluation import evaluate as judge
-    from learner.run import Run, write_json
+    from learner.run import write_json
 
-    run = Run.open(options.run)
+    run = _open_run(options.run)
     _start_as(run, options)
     task = _task_of(run)
     result = judge(task, _policy_of(run, task), reference.load(task))
@@ -194,10 +194,9 @@ def evaluate(options):
 def reference(options):
     import tasks
     from learner import reference as best
-    from learner.run import Run
 
     tasks.make(options.task)
-    runs = [Run.open(path) for path in options.policy]
+    runs = [_open_run(path) for path in options.policy]
     taichi_sim.init(options.device, options.precision)
     task = tasks.make(options.task)
     for run in runs:
@@ -251,6 +250,22 @@ def doctor(options):
     from taichi_sim.doctor import examine
 
     return 0 if examine(options.device, options.precision, print) else 1
+
+
+def _open_run(path):
+    """The run at `path`, with the fields that `train` wrote into its config.json."""
+    from learner import LEARNERS
+    from learner.run import Run
+
+    run = Run.open(path)
+    fields = {"task": str, "horizon": int, "learner": str, "config": dict, "definition": dict, "environment": dict}
+    for name, kind in fields.items():
+        found = run.config.get(name)
+        expect(isinstance(found, kind), f"{run.path}/config.json, {name}", kind.__name__, repr(found))
+    expect(run.config["learner"] in LEARNERS, "learner", f"one of {', '.join(LEARNERS)}", repr(run.config["learner"]))
+    for name in ("device_type", "precision", "threads"):
+        expect(name in run.config["environment"], f"{run.path}/config.json, environment", f"a {name}", "none")
+    return run
 
 
 def _start_as(run, options):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from taichi_sim.errors import expect
 from tasks import TEST_STATES, Task
 
 from .reference import Reference
@@ -26,6 +27,7 @@ def evaluate(task: Task, policy, reference: Reference | None = None, states: int
     """
     rows = closed_loop(task, policy, task.test_states(states), task.N + AFTER)
     ok = rows.ok
+    expect(bool(ok.any()), "policy", "a rollout that does not fail", f"{states} failed ones")
     horizon = task.N + 1
     mass = torch.as_tensor(task.system.mass.copy()).to(rows.v.device, rows.v.dtype)
     kinetic = 0.5 * (mass * rows.v.square().sum(-1)).sum(-1)

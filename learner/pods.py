@@ -42,6 +42,8 @@ class Config:
         settings.check(self)
 
 
+VALIDATION_STATES = 128
+
 PRESETS = {
     "paper": {},
     "cpu": {"epochs": 60, "k": 128, "steps": 60, "batch": 4096, "memory": 4},
@@ -63,6 +65,7 @@ def train(
     if run.checkpoints():
         first, elapsed, memory = _restore(run, policy, optimiser)
     run.rewind(first)
+    validation = task.start(seeds.VALIDATION_SEED, VALIDATION_STATES)
 
     for epoch in range(first, config.epochs):
         clock = _Clock(task.simulator.device)
@@ -83,6 +86,9 @@ def train(
         rates = _cosine(config, epoch)
         loss = imitate(policy, optimiser, Samples.joined(memory), config.steps, config.batch, rates, config.seed, epoch)
         clock.lap("imitation")
+        unseen = task.returns(closed_loop(task, policy, validation))
+        unseen = unseen[unseen > -torch.inf]
+        clock.lap("validation")
 
         elapsed += sum(clock.laps.values())
         ok = before.ok
@@ -93,6 +99,8 @@ def train(
             "return": better.value_before[ok].mean().item(),
             "return_std": better.value_before[ok].std(correction=0).item(),
             "return_improved": better.value[ok].mean().item(),
+            "return_validation": unseen.mean().item(),
+            "return_validation_std": unseen.std(correction=0).item(),
             "smallest_improvement": better.gain[ok].min().item(),
             "share_improved": (better.alpha > 0).double().mean().item(),
             "mean_alpha": better.alpha.mean().item(),

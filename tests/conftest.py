@@ -1,12 +1,17 @@
-"""One start of Taichi and one compilation of each small system for the whole test run."""
+"""One start of Taichi and one compilation of each small system and each task's system for the whole test run."""
 
 import copy
+import dataclasses
 import functools
 
 import pytest
 import systems
+import torch
 
 import taichi_sim
+import tasks
+
+torch.set_num_threads(1)  # the networks are small: on a busy machine threads that wait for each other cost 100 times
 
 
 @functools.cache
@@ -22,6 +27,32 @@ def simulator():
     def make(name, h=0.02):
         other = copy.copy(_simulator(name))
         other.h = h
+        return other
+
+    return make
+
+
+@functools.cache
+def _shipped(name):
+    """The tasks of one system share its simulator and its goal."""
+    task, family = tasks.make(name), name.rpartition("-")[0]
+    if name != f"{family}-stop":
+        twin = _shipped(f"{family}-stop")
+        assert (twin.h, twin.system.digest()) == (task.h, task.system.digest())
+        task.__dict__.update(simulator=twin.simulator, goal=twin.goal)
+    return task
+
+
+@pytest.fixture(scope="session")
+def task():
+    """task(name, N, limit=…, reward=…, shake=…): a shipped task, or one that differs in these fields."""
+    taichi_sim.init("cpu")
+
+    @functools.cache
+    def make(name, N=None, **changes):
+        known = _shipped(name)
+        other = dataclasses.replace(known, N=known.N if N is None else N, **changes)
+        other.__dict__.update(simulator=known.simulator, goal=known.goal)
         return other
 
     return make
