@@ -34,13 +34,12 @@ class LinearStep:
         x: ti.template(),
         v: ti.template(),
         p: ti.template(),
-        # Out
-        J: ti.template(),
-        Z: ti.template(),
-        C: ti.template(),
-        F: ti.template(),
     ):
-        """J, factored, and Z, C, F at row t+1."""
+        """J, factored, and Z, C, F at row t+1 (laid out as in `Mechanics`)."""
+        J = ti.Matrix.zero(float, self.mech.blocks * self.mech.d, self.mech.d)
+        Z = ti.Matrix.zero(float, self.mech.blocks * self.mech.d, self.mech.d)
+        C = ti.Matrix.zero(float, self.mech.nC * self.mech.d, self.mech.d)
+        F = ti.Matrix.zero(float, self.mech.nC * self.mech.d, self.mech.d)
         xs = ti.Matrix.zero(float, self.mech.P, self.mech.d)
         vs = ti.Matrix.zero(float, self.mech.P, self.mech.d)
         ps = ti.Matrix.zero(float, self.mech.nH, self.mech.d)
@@ -59,6 +58,7 @@ class LinearStep:
             ws[row // self.mech.d, row % self.mech.d] += self.mech.axes[row][col] * a[b, t, col]
         self.mech.assemble(u, xs, vs, ps, ws, c0, h, r, scale, J, Z, C, F)
         self.lu.factor(J)
+        return J, Z, C, F
 
     @ti.func
     def forward(

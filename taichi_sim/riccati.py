@@ -86,11 +86,7 @@ class Riccati:
         p: ti.template(),
     ):
         """The map T of step t, column by column, into `work`."""
-        J = ti.Matrix.zero(float, self.mech.blocks * self.mech.d, self.mech.d)
-        Z = ti.Matrix.zero(float, self.mech.blocks * self.mech.d, self.mech.d)
-        C = ti.Matrix.zero(float, self.mech.nC * self.mech.d, self.mech.d)
-        F = ti.Matrix.zero(float, self.mech.nC * self.mech.d, self.mech.d)
-        self.step.factor(b, t, c0, h, a, x, v, p, J, Z, C, F)
+        J, Z, C, F = self.step.factor(b, t, c0, h, a, x, v, p)
         for c in range(self.w):
             x0 = ti.Matrix.zero(float, self.mech.P, self.mech.d)
             x1 = ti.Matrix.zero(float, self.mech.P, self.mech.d)

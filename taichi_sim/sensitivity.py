@@ -44,10 +44,6 @@ class Sensitivity:
             healthy = status[b, N - 1] == OK
             for step in range(N):
                 t = N - 1 - step
-                J = ti.Matrix.zero(float, self.mech.blocks * self.mech.d, self.mech.d)
-                Z = ti.Matrix.zero(float, self.mech.blocks * self.mech.d, self.mech.d)
-                C = ti.Matrix.zero(float, self.mech.nC * self.mech.d, self.mech.d)
-                F = ti.Matrix.zero(float, self.mech.nC * self.mech.d, self.mech.d)
                 rx = ti.Matrix.zero(float, self.mech.P, self.mech.d)
                 rv = ti.Matrix.zero(float, self.mech.P, self.mech.d)
                 adjoint = ti.Matrix.zero(float, self.mech.P, self.mech.d)
@@ -64,7 +60,7 @@ class Sensitivity:
                     for j in ti.static(range(self.mech.H)):
                         for k in ti.static(range(self.mech.d)):
                             rp[j, k] = gp[b, t + 1, j, k]
-                    self.step.factor(b, t, c0, h, a, x, v, p, J, Z, C, F)
+                    J, Z, C, F = self.step.factor(b, t, c0, h, a, x, v, p)
                     self.step.backward(c0, h, J, Z, C, F, rx, rv, adjoint, rq, rp, rw)
                     for i in ti.static(range(self.mech.P)):
                         for k in ti.static(range(self.mech.d)):
@@ -120,10 +116,6 @@ class Sensitivity:
             N = a.shape[1]
             healthy = status[b, N - 1] == OK
             for t in range(N):
-                J = ti.Matrix.zero(float, self.mech.blocks * self.mech.d, self.mech.d)
-                Z = ti.Matrix.zero(float, self.mech.blocks * self.mech.d, self.mech.d)
-                C = ti.Matrix.zero(float, self.mech.nC * self.mech.d, self.mech.d)
-                F = ti.Matrix.zero(float, self.mech.nC * self.mech.d, self.mech.d)
                 x0 = ti.Matrix.zero(float, self.mech.P, self.mech.d)
                 x1 = ti.Matrix.zero(float, self.mech.P, self.mech.d)
                 v0 = ti.Matrix.zero(float, self.mech.P, self.mech.d)
@@ -150,7 +142,7 @@ class Sensitivity:
                     for j in ti.static(range(self.mech.H)):
                         for k in ti.static(range(self.mech.d)):
                             rp[j, k] = dp[b, t, j, k] + h * rw[j, k]
-                    self.step.factor(b, t, c0, h, a, x, v, p, J, Z, C, F)
+                    J, Z, C, F = self.step.factor(b, t, c0, h, a, x, v, p)
                     self.step.forward(c0, c1, c2, h, J, Z, C, F, x0, x1, v0, v1, rp, rw, rx, rv)
                 for i in ti.static(range(self.mech.P)):
                     for k in ti.static(range(self.mech.d)):
@@ -179,13 +171,9 @@ class Sensitivity:
             N = a.shape[1]
             if status[b, N - 1] == OK:
                 for t in range(N):
-                    J = ti.Matrix.zero(float, self.mech.blocks * self.mech.d, self.mech.d)
-                    Z = ti.Matrix.zero(float, self.mech.blocks * self.mech.d, self.mech.d)
-                    C = ti.Matrix.zero(float, self.mech.nC * self.mech.d, self.mech.d)
-                    F = ti.Matrix.zero(float, self.mech.nC * self.mech.d, self.mech.d)
                     start = t == 0 and first[b] != 0
                     c0, c1, c2 = self.newton.coefficients(start)
-                    self.step.factor(b, t, c0, h, a, x, v, p, J, Z, C, F)
+                    J, Z, C, F = self.step.factor(b, t, c0, h, a, x, v, p)
                     for column in range((t + 1) * self.mech.m):
                         cause, axis = column // self.mech.m, column % self.mech.m
                         x0 = ti.Matrix.zero(float, self.mech.P, self.mech.d)
