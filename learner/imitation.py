@@ -11,6 +11,10 @@ from tasks import Task
 
 from . import seeds
 
+# Samples differentiated at a time. On a CPU a step on 600,000 samples takes 2.4 s in pieces of 4,096, whose activations
+# stay in the cache, and 4.6 s in one (two cores); a GPU wants large pieces.
+PIECE = {"cpu": 4096, "cuda": 2**18}
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Samples:
@@ -44,6 +48,7 @@ def imitate(policy, optimiser, samples: Samples, steps: int, batch: int, rates, 
     (seed, epoch) alone.
     """
     generator = torch.Generator().manual_seed(seeds.number(seeds.BATCHES, seed, epoch))
+    piece = PIECE[samples.actions.device.type]
     total = 0.0
     for _, rate in zip(range(steps), rates, strict=False):
         for group in optimiser.param_groups:
@@ -52,9 +57,12 @@ def imitate(policy, optimiser, samples: Samples, steps: int, batch: int, rates, 
         if 0 < batch < len(samples):
             index = torch.randint(len(samples), (batch,), generator=generator).to(samples.actions.device)
             chosen = Samples(samples.observations[index], samples.actions[index])
-        loss = 0.5 * (policy(chosen.observations) - chosen.actions).square().sum(-1).mean()
         optimiser.zero_grad()
-        loss.backward()
+        for rows in torch.arange(len(chosen)).split(piece):
+            part = slice(int(rows[0]), int(rows[-1]) + 1)
+            error = policy(chosen.observations[part]) - chosen.actions[part]
+            loss = 0.5 * error.square().sum() / len(chosen)
+            loss.backward()
+            total += loss.item()
         optimiser.step()
-        total += loss.item()
     return total / max(steps, 1)
