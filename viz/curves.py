@@ -25,13 +25,6 @@ def learning_curve(run: str | Path) -> Path:
     axes = figure.add_subplot()
     axes.fill_between(epochs, cost, upper, alpha=0.2, color="C0", linewidth=0, label="half a standard deviation")
     axes.plot(epochs, cost, color="C0", label="policy on unseen start states")
-    axes.plot(
-        epochs,
-        [-row["return_improved"] for row in rows],
-        ":",
-        color="C1",
-        label="improved actions, this epoch's starts",
-    )
     axes.set(xlabel="epoch", ylabel="cost −V", yscale="log", title=run.resolve().name)
     axes.grid(alpha=0.3, which="both")
     axes.legend()
