@@ -48,8 +48,8 @@ def _parser() -> Parser:
 
     sub = command("train", train, "Train a policy, or go on with a run that was cut off (--resume RUN).")
     sub.add_argument("task", nargs="?", metavar="TASK", help="a task's name, see `pods list`")
-    sub.add_argument("--learner", default="pods", help="pods (second order) or pods1 (first order)")
-    sub.add_argument("--preset", default="auto", help="paper, cpu (for two cores), or auto: paper on CUDA, else cpu")
+    sub.add_argument("--learner", help="pods (second order, the default) or pods1 (first order)")
+    sub.add_argument("--preset", help="paper, cpu (for two cores), or auto (the default): paper on CUDA, else cpu")
     sub.add_argument("--horizon", type=_integer, help="steps of a rollout, instead of the task's")
     sub.add_argument("--run", metavar="FOLDER", help="the run folder to make (default: runs/TASK-LEARNER-sSEED)")
     sub.add_argument("--resume", metavar="RUN", help="a run folder to go on with")
@@ -110,11 +110,9 @@ def list_tasks(options):
     from rich.table import Table
 
     import tasks
-
-    taichi_sim.init("cpu")
-    table = Table("task", "points", "actions", "observation", "horizon", "reference", title="Tasks")
     from learner import reference as best
 
+    table = Table("task", "points", "actions", "observation", "horizon", "reference", title="Tasks")
     for name in tasks.names():
         task = tasks.make(name)
         known = best.load(task)
@@ -127,46 +125,16 @@ def list_tasks(options):
 
 
 def train(options):
-    import tasks
     from learner import LEARNERS, reference, settings
     from learner.evaluation import evaluate as judge
-    from learner.run import Run, environment, write_json
+    from learner.run import write_json
     from viz.curves import learning_curve
 
-    if options.resume is None:
-        expect(options.task is not None, "TASK", "a task's name or --resume RUN", "neither")
-        expect(options.learner in LEARNERS, "learner", f"one of {', '.join(LEARNERS)}", repr(options.learner))
-        tasks.make(options.task, options.horizon)  # a wrong name is said before Taichi starts
-        taichi_sim.init(options.device, options.precision)
-        kind, presets, run_training = LEARNERS[options.learner]
-        preset = options.preset
-        if preset == "auto":
-            preset = "cpu" if taichi_sim.runtime.torch_device().type == "cpu" else "paper"
-        expect(preset in presets, "preset", f"auto, {', '.join(presets)}", repr(preset))
-        chosen = {f.name: getattr(options, f"set_{f.name}") for f in dataclasses.fields(kind)}
-        config = settings.from_dict(kind, presets[preset] | {k: v for k, v in chosen.items() if v is not None})
-        task = tasks.make(options.task, options.horizon)
-        path = options.run or _new_folder(f"runs/{task.name}-{options.learner}-s{config.seed}")
-        about = {"task": task.name, "horizon": task.N, "learner": options.learner, "preset": preset}
-        about |= {"config": dataclasses.asdict(config), "definition": task.definition(), "environment": environment()}
-        run = Run.create(path, about)
-    else:
-        run = _open_run(options.resume)
-        expect(
-            options.task in (None, run.config["task"]),
-            "TASK",
-            f"{run.config['task']!r}, as in {run.path}",
-            repr(options.task),
-        )
-        _start_as(run, options)
-        kind, _, run_training = LEARNERS[run.config["learner"]]
-        config = settings.from_dict(kind, run.config["config"])
-        task = _task_of(run)
-
-    print(
-        f"{task.name}: {run.config['learner']}, {config.k} rollouts an epoch, {config.epochs} epochs -> {run.path}",
-        flush=True,
-    )
+    run = _create_run(options) if options.resume is None else _reopen_run(options)
+    kind, _, run_training = LEARNERS[run.config["learner"]]
+    config, task = settings.from_dict(kind, run.config["config"]), _task_of(run)
+    about = f"{run.config['learner']}, {config.k} rollouts an epoch, {config.epochs} epochs"
+    print(f"{task.name}: {about} -> {run.path}", flush=True)
     with _Progress(config.epochs) as progress:
         policy = run_training(task, config, run, on_epoch=progress.show)
     result = judge(task, policy, reference.load(task))
@@ -174,6 +142,47 @@ def train(options):
     write_json(run.path / "evaluation.json", result)
     learning_curve(run.path)
     _show_evaluation(result)
+
+
+def _create_run(options):
+    """A new run folder for `pods train TASK`; Taichi is started."""
+    import tasks
+    from learner import LEARNERS, settings
+    from learner.run import Run, environment
+
+    learner, preset = options.learner or "pods", options.preset or "auto"
+    expect(options.task is not None, "TASK", "a task's name or --resume RUN", "neither")
+    expect(learner in LEARNERS, "learner", f"one of {', '.join(LEARNERS)}", repr(learner))
+    task = tasks.make(options.task, options.horizon)
+    taichi_sim.init(options.device, options.precision)
+    kind, presets, _ = LEARNERS[learner]
+    if preset == "auto":
+        preset = "cpu" if taichi_sim.runtime.torch_device().type == "cpu" else "paper"
+    expect(preset in presets, "preset", f"auto, {', '.join(presets)}", repr(preset))
+    config = settings.from_dict(kind, presets[preset] | _chosen(options, kind))
+    about = {"task": task.name, "horizon": task.N, "learner": learner, "preset": preset}
+    about |= {"config": dataclasses.asdict(config), "definition": task.definition(), "environment": environment()}
+    return Run.create(options.run or _new_folder(f"runs/{task.name}-{learner}-s{config.seed}"), about)
+
+
+def _reopen_run(options):
+    """The run folder of `pods train --resume RUN`, whose settings stand; Taichi is started."""
+    from learner import LEARNERS
+
+    run = _open_run(options.resume)
+    known = run.config["task"]
+    expect(options.task in (None, known), "TASK", f"{known!r}, as in {run.path}", repr(options.task))
+    given = [name for name in ("learner", "preset", "horizon", "run") if getattr(options, name) is not None]
+    given += _chosen(options, LEARNERS[run.config["learner"]][0])
+    expect(not given, "resume", f"no other flags, since {run.path}/config.json has them", f"--{' --'.join(given)}")
+    _start_as(run, options)
+    return run
+
+
+def _chosen(options, kind) -> dict:
+    """The settings of a learner that were given as flags."""
+    values = {field.name: getattr(options, f"set_{field.name}") for field in dataclasses.fields(kind)}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def evaluate(options):

@@ -68,7 +68,8 @@ class Run:
             raise InputError(f"run: expected a new folder, got {path}, which is not empty")
         try:
             (path / "checkpoints").mkdir(parents=True, exist_ok=True)
-            write_json(path / "config.json", {"version": VERSION, **config})
+            config = json.loads(json.dumps({"version": VERSION, **config}))  # as `open` will find it
+            write_json(path / "config.json", config)
         except OSError as error:
             raise InputError(f"run: expected a folder that can be written, got {path} ({error.strerror})") from error
         return Run(path, config)

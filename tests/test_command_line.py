@@ -107,6 +107,12 @@ def test_a_damaged_config_is_answered_in_one_line(trained, tmp_path, damage, mes
     refused(pods("train", "--resume", "run", cwd=tmp_path), message)
 
 
+def test_flags_that_a_resumed_run_would_ignore_are_refused(trained):
+    run = trained[0]
+    done = pods("train", "--resume", run.name, "--k", "16", "--preset", "cpu", cwd=run.parent)
+    refused(done, f"resume: expected no other flags, since {run.name}/config.json has them, got --preset --k")
+
+
 @pytest.mark.parametrize("command", ("", *COMMANDS))
 def test_help_is_there(tmp_path, command):
     done = pods(*[command] * bool(command), "--help", cwd=tmp_path)
