@@ -9,13 +9,13 @@ import dataclasses
 
 from taichi_sim.errors import InputError, expect
 
-from . import double, pendulum
+from . import cable, double, pendulum, rope
 from .reward import Quadratic
 from .task import TEST_SEED, TEST_STATES, Shake, Task
 
 __all__ = ["TEST_SEED", "TEST_STATES", "Quadratic", "Shake", "Task", "make", "names"]
 
-_MAKERS = {**pendulum.TASKS, **double.TASKS}
+_MAKERS = {**pendulum.TASKS, **double.TASKS, **cable.TASKS, **rope.TASKS}
 
 
 def names() -> list[str]:
