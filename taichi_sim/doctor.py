@@ -10,7 +10,7 @@ import torch
 
 from . import runtime
 from .simulator import Simulator
-from .system import Builder
+from .builder import Builder
 from .verification import adjoint_mismatch
 
 # Opening a window without a driver can end the process, so Vulkan is tried in another one.

@@ -4,17 +4,18 @@ One step solves G(x₁) = 0 with
 
     v₁ = (c₀ x₁ + c₁ x₀ + c₂ x₋₁) / h,      G = M (c₀ v₁ + c₁ v₀ + c₂ v₋₁) / h − f(x₁, v₁, p₁, w),
 
-w the handles' velocity and f gravity, springs and their damping. The unknown is u = x₁ − x̃, the displacement
-from the force-free position x̃, so that the inertia term is M c₀² u / h² without cancellation.
-
-Index tables are compile-time constants, so every loop over points and springs unrolls and one rollout lives
-in registers.
+w the handles' velocity and f gravity, springs, their damping, contact and friction. The unknown is u = x₁ − x̃, the
+displacement from the force-free position x̃, so that the inertia term is M c₀² u / h² without cancellation.
 """
+
+import functools
 
 import taichi as ti
 
 from .elimination import Elimination
 from .energy import bilateral, engagement, unilateral
+from .friction import coulomb
+from .loops import Loops
 from .system import System
 
 # l = √(‖d‖² + η²): a spring of zero length keeps a finite force and derivative. At l = 0.1 m the length is
@@ -26,163 +27,264 @@ BDF1 = (1.0, -1.0, 0.0)
 BDF2 = (1.5, -2.0, 0.5)
 
 
-@ti.data_oriented
-class Mechanics:
-    """The equations of motion of one `System` as Taichi functions over local variables.
+@functools.cache
+def mechanics(loops: Loops):
+    each, known = loops.each, loops.known
 
-    Local matrices are laid out as: u, x, v, r (P, d) per point; p, w (H, d) per handle; J (blocks·d, d) with
-    block (i, j) at rows [block·d, block·d + d); C, F (couplings·d, d) the blocks of −∂G/∂p and −∂G/∂w for each
-    spring that ends at a handle; Z like J, ∂G/∂v₁ without inertia (zero where nothing is damped).
-    """
+    @ti.data_oriented
+    class Mechanics:
+        """The equations of motion of one `System` as Taichi functions.
 
-    def __init__(self, system: System):
-        self.P, self.d, self.H, self.m = system.points, system.dim, system.handles, system.actions
-        self.nH = max(self.H, 1)  # Taichi has no matrix without rows
-        self.mass = system.mass.tolist()
-        self.gravity = system.gravity.tolist()
-        self.stiffness = system.stiffness.tolist()
-        self.length = system.length.tolist()
-        self.blend = system.blend.tolist()
-        self.damping = system.damping.tolist()
-        self.cable = system.unilateral.tolist()
-        self.damped = bool(system.damping.any())
-        self.axes = system.axes.tolist()
-        self.drives = [(row, col) for row, line in enumerate(self.axes) for col, e in enumerate(line) if e != 0.0]
-
-        # Each spring as (point, other node, whether that is a handle): a handle always comes second.
-        P = self.P
-        self.ends = [(i, j) if i < P else (j, i) for i, j in system.ends.tolist()]
-        self.to_handle = [j >= P for _, j in self.ends]
-        handle_springs = [e for e, held in enumerate(self.to_handle) if held]
-        self.coupling = {e: n for n, e in enumerate(handle_springs)}
-        self.couplings = [(e, self.ends[e][0], self.ends[e][1] - P) for e in handle_springs]
-        self.nC = max(len(handle_springs), 1)
-
-        self.elimination = Elimination.of(
-            P, [ij for ij, held in zip(self.ends, self.to_handle, strict=True) if not held]
-        )
-        self.blocks = len(self.elimination.block)
-        self.placed = [(n, i, j) for (i, j), n in self.elimination.block.items()]
-
-    def placement(self, e):
-        """Where a spring's stiffness goes: (block, sign) pairs."""
-        i, j = self.ends[e]
-        block = self.elimination.block
-        if self.to_handle[e]:
-            return ((block[i, i], 1.0),)
-        return ((block[i, i], 1.0), (block[j, j], 1.0), (block[i, j], -1.0), (block[j, i], -1.0))
-
-    @ti.func
-    def spring(self, e: ti.template(), span: ti.template(), rate: ti.template()):
-        """Energy, pull on the first end towards the second, its derivatives K (by span) and Z (by rate).
-
-        span = x_i − x_j and rate = v_i − v_j; the force on i is −pull. K has a damping part that makes it
-        unsymmetric. `stiff` bounds the entries of K, for the round-off in the pull.
+        Vectors: u, x, v, r hold coordinate k of point i at i·d + k; p, w coordinate k of handle j at j·d + k.
+        Blocks of d × d, entry (k, n) of block s at s·d² + k·d + n: J = ∂G/∂x₁ and Z = ∂G/∂v₁ without inertia, both
+        over the pattern of the elimination (Z is left alone where nothing dissipates); C and F, a block for each
+        spring that ends at a handle, of −∂G/∂p and −∂G/∂w.
         """
-        length = ti.sqrt(span.dot(span) + ETA * ETA)
-        n = span / length
-        stretch = length - self.length[e]
-        energy, tension, slope = 0.0, 0.0, 0.0
-        if ti.static(self.cable[e]):
-            energy, tension, slope = unilateral(stretch, self.stiffness[e], self.blend[e])
-        else:
-            energy, tension, slope = bilateral(stretch, self.stiffness[e])
-        across = tension / length
-        pull = tension * n
-        K = (slope - across) * n.outer_product(n)
-        for k in ti.static(range(self.d)):
-            K[k, k] += across
-        stiff = slope + ti.abs(across)
-        Z = ti.Matrix.zero(float, self.d, self.d)
-        if ti.static(self.damping[e] > 0.0):
-            share, share_slope = 1.0, 0.0
-            if ti.static(self.cable[e]):
-                share, share_slope = engagement(stretch, self.blend[e])
-            c = self.damping[e]
-            speed = rate.dot(n)
-            turn = (rate - speed * n) / length  # ∂speed/∂span
-            nn = n.outer_product(n)
-            pull += c * share * speed * n
-            Z = c * share * nn
-            K += c * ((share_slope - share / length) * speed * nn + share * n.outer_product(turn))
-            for k in ti.static(range(self.d)):
-                K[k, k] += c * share * speed / length
-        return energy, pull, K, Z, stiff
 
-    @ti.func
-    def assemble(
-        self,
-        # In
-        u: ti.template(),
-        x: ti.template(),
-        v: ti.template(),
-        p: ti.template(),
-        w: ti.template(),
-        c0: float,
-        h: float,
-        # Out
-        r: ti.template(),
-        scale: ti.template(),
-        J: ti.template(),
-        Z: ti.template(),
-        C: ti.template(),
-        F: ti.template(),
-    ):
-        """G, ∂G/∂x₁ and their kin at positions x with displacement u; returns potential and its round-off.
+        def __init__(self, system: System):
+            self.loops = loops
+            self.P, self.d, self.H, self.m = system.points, system.dim, system.handles, system.actions
+            self.D, self.dd = self.P * self.d, self.d**2
+            self.K = system.planes
+            self.damped = bool(system.damping.any())
+            self.rough = bool(system.friction.any())
+            self.dissipative = self.damped or self.rough
+            self.gravity = system.gravity.tolist()
+            self.mass = loops.table(system.mass)
 
-        scale[i] bounds the terms whose sum is the residual of point i, so that eps·scale is its round-off.
-        Φ(u) = Σ ½ m c₀²/h² ‖u‖² − m g·u + Σ E has gradient G when nothing is damped.
-        """
-        inertia = c0 * c0 / (h * h)
-        phi, size = 0.0, 0.0
-        for n in ti.static(range(self.blocks * self.d)):
+            axes = system.axes.tolist()
+            drives = [(row, col, e) for row, line in enumerate(axes) for col, e in enumerate(line) if e != 0.0]
+            self.drives = drives  # few, so always unrolled
+
+            # Springs between points first, then those that end at a handle, which is their second node.
+            P = self.P
+            ends = [(i, j) if i < P else (j, i) for i, j in system.ends.tolist()]
+            inner = [e for e, (_, j) in enumerate(ends) if j < P]
+            held = [e for e, (_, j) in enumerate(ends) if j >= P]
+            order = inner + held
+            self.elimination = Elimination.of(P, [ends[e] for e in inner])
+            block = self.elimination.block
+            self.blocks, self.couplings = len(block), len(held)
+            self.first = loops.table([ends[e][0] for e in order])
+            self.second = loops.table([ends[e][1] - (0 if e in inner else P) for e in order])
+            self.stiffness = loops.table(system.stiffness[order])
+            self.length = loops.table(system.length[order])
+            self.blend = loops.table(system.blend[order])
+            self.damping = loops.table(system.damping[order])
+            self.cable = loops.table(system.unilateral[order].astype(int).tolist())
+            self.diagonal = loops.table([block[i, i] for i in range(P)])
+            self.ahead = loops.table([block[ends[e]] for e in inner])
+            self.behind = loops.table([block[ends[e][::-1]] for e in inner])
+            self.block_rows = loops.table([i for i, _ in block])
+            self.block_columns = loops.table([j for _, j in block])
+
+            self.normal = system.normal.tolist()  # planes are few, so always unrolled
+            self.offset = system.offset.tolist()
+            self.contact_stiffness = system.contact_stiffness.tolist()
+            self.contact_blend = system.contact_blend.tolist()
+            self.friction = system.friction.tolist()
+            self.tangential = system.tangential_stiffness.tolist()
+
+            self.all_points = loops.range(P)
+            self.coordinates = loops.range(self.D)
+            self.handle_coordinates = loops.range(self.H * self.d)
+            self.entries = loops.range(self.blocks * self.dd)
+            self.coupling_entries = loops.range(self.couplings * self.dd)
+            # Z's blocks that are not zero: friction's are the diagonal ones, which come first
+            dissipating = self.blocks if self.damped else P if self.rough else 0
+            self.dissipating = loops.range(dissipating)
+            self.dissipation_entries = loops.range(dissipating * self.dd)
+            self.inner = loops.range(len(inner))
+            self.held = loops.range(len(held))
+            self.inner_count = len(inner)
+
+        @ti.func
+        def spring(self, e: ti.template(), span: ti.template(), rate: ti.template()):
+            """Energy, pull on the first end towards the second, its derivatives K (by span) and Z (by rate).
+
+            span = x_i − x_j and rate = v_i − v_j; the force on i is −pull. K has a damping part that makes it
+            unsymmetric. `stiff` bounds the entries of K, for the round-off in the pull.
+            """
+            length = ti.sqrt(span.dot(span) + ETA * ETA)
+            n = span / length
+            stretch = length - self.length[e]
+            energy, tension, slope = 0.0, 0.0, 0.0
+            if known(self.cable[e]):
+                energy, tension, slope = unilateral(stretch, self.stiffness[e], self.blend[e])
+            else:
+                energy, tension, slope = bilateral(stretch, self.stiffness[e])
+            across = tension / length
+            pull = tension * n
+            K = (slope - across) * n.outer_product(n)
             for k in ti.static(range(self.d)):
-                J[n, k] = 0.0
-                if ti.static(self.damped):
-                    Z[n, k] = 0.0
-        for i in ti.static(range(self.P)):
-            block = ti.static(self.elimination.block[i, i] * self.d)
-            scale[i] = 0.0
+                K[k, k] += across
+            stiff = slope + ti.abs(across)
+            Z = ti.Matrix.zero(float, self.d, self.d)
+            if ti.static(self.damped):
+                share, share_slope = 1.0, 0.0
+                if known(self.cable[e]):
+                    share, share_slope = engagement(stretch, self.blend[e])
+                c = self.damping[e]
+                speed = rate.dot(n)
+                turn = (rate - speed * n) / length  # ∂speed/∂span
+                nn = n.outer_product(n)
+                pull += c * share * speed * n
+                Z = c * share * nn
+                K += c * ((share_slope - share / length) * speed * nn + share * n.outer_product(turn))
+                for k in ti.static(range(self.d)):
+                    K[k, k] += c * share * speed / length
+            return energy, pull, K, Z, stiff
+
+        @ti.func
+        def contact(self, plane: ti.template(), x: ti.template(), v: ti.template(), h: float):
+            """A plane's energy at a point, −its force, that force's derivatives K (by x) and Z (by v) and round-off.
+
+            The normal force is a cable's tension at the elongation −gap. Friction depends on it, so K is unsymmetric.
+            """
+            n = ti.Vector(self.normal[plane])
+            reach = ti.abs(self.offset[plane])
+            depth = ti.cast(self.offset[plane], float)
             for k in ti.static(range(self.d)):
-                push = self.mass[i] * inertia * u[i, k]
-                load = self.mass[i] * self.gravity[k]
-                r[i, k] = push - load
-                J[block + k, k] = self.mass[i] * inertia
-                phi += (0.5 * push - load) * u[i, k]
-                size += ti.abs(0.5 * push * u[i, k]) + ti.abs(load * u[i, k])
-                scale[i] += ti.abs(push) + ti.abs(load)
-        for e in ti.static(range(len(self.ends))):
-            i, j = ti.static(self.ends[e])
-            span = ti.Vector.zero(float, self.d)
-            rate = ti.Vector.zero(float, self.d)
-            reach = 0.0
-            for k in ti.static(range(self.d)):
-                if ti.static(self.to_handle[e]):
-                    span[k] = x[i, k] - p[j - self.P, k]
-                    rate[k] = v[i, k] - w[j - self.P, k]
-                    reach += ti.abs(x[i, k]) + ti.abs(p[j - self.P, k])
-                else:
-                    span[k] = x[i, k] - x[j, k]
-                    rate[k] = v[i, k] - v[j, k]
-                    reach += ti.abs(x[i, k]) + ti.abs(x[j, k])
-            energy, pull, K, D, stiff = self.spring(e, span, rate)
-            grain = pull.norm() + stiff * reach
-            phi += energy
-            size += energy + pull.norm() * reach
-            scale[i] += grain
-            if ti.static(not self.to_handle[e]):
-                scale[j] += grain
-            for k in ti.static(range(self.d)):
-                r[i, k] += pull[k]
-                if ti.static(not self.to_handle[e]):
-                    r[j, k] -= pull[k]
-                for n in ti.static(range(self.d)):
-                    a = K[k, n] + c0 / h * D[k, n]
-                    for row, sign in ti.static(self.placement(e)):
-                        J[row * self.d + k, n] += sign * a
+                depth -= n[k] * x[k]
+                reach += ti.abs(n[k] * x[k])
+            energy, load, slope = unilateral(depth, self.contact_stiffness[plane], self.contact_blend[plane])
+            push = -load * n
+            K = slope * n.outer_product(n)
+            Z = ti.Matrix.zero(float, self.d, self.d)
+            grain = load + slope * reach
+            if ti.static(self.friction[plane] > 0.0):
+                mu, c = self.friction[plane], self.tangential[plane] * h
+                slip = v - v.dot(n) * n
+                force, across, along, turn = coulomb(slip, mu * load, c)
+                push += force
+                heading = slip / ti.max(slip.norm(), 1e-150)
+                Z = across * (ti.Matrix.identity(float, self.d) - n.outer_product(n))
+                Z += along * heading.outer_product(heading)
+                K -= mu * slope * turn.outer_product(n)
+                grain += mu * (load + slope * reach) + across * v.norm()
+            return energy, push, K, Z, grain
+
+        @ti.func
+        def assemble(
+            self,
+            # In
+            u: ti.template(),
+            x: ti.template(),
+            v: ti.template(),
+            p: ti.template(),
+            w: ti.template(),
+            c0: float,
+            h: float,
+            # Out
+            r: ti.template(),
+            scale: ti.template(),
+            J: ti.template(),
+            Z: ti.template(),
+            C: ti.template(),
+            F: ti.template(),
+        ):
+            """G, ∂G/∂x₁ and their kin at positions x with displacement u; returns potential and its round-off.
+
+            scale[i] bounds the terms whose sum is the residual of point i, so that eps·scale is its round-off.
+            Φ(u) = Σ ½ m c₀²/h² ‖u‖² − m g·u + Σ E has gradient G when nothing dissipates.
+            """
+            inertia = c0 * c0 / (h * h)
+            phi, size = 0.0, 0.0
+            for n in each(self.entries):
+                J[n] = 0.0
+                if ti.static(self.dissipative):
+                    Z[n] = 0.0
+            for i in each(self.all_points):
+                block = known(self.diagonal[i] * self.dd)
+                grain = 0.0
+                for k in ti.static(range(self.d)):
+                    at = known(i * self.d + k)
+                    push = self.mass[i] * inertia * u[at]
+                    load = self.mass[i] * self.gravity[k]
+                    r[at] = push - load
+                    J[block + k * (self.d + 1)] = self.mass[i] * inertia
+                    phi += (0.5 * push - load) * u[at]
+                    size += ti.abs(0.5 * push * u[at]) + ti.abs(load * u[at])
+                    grain += ti.abs(push) + ti.abs(load)
+                for plane in ti.static(range(self.K)):
+                    place = ti.Vector.zero(float, self.d)
+                    speed = ti.Vector.zero(float, self.d)
+                    for k in ti.static(range(self.d)):
+                        place[k] = x[i * self.d + k]
+                        speed[k] = v[i * self.d + k]
+                    energy, push, K, D, rough = self.contact(plane, place, speed, h)
+                    phi += energy
+                    size += energy + push.norm() * place.norm()
+                    grain += rough
+                    for k in ti.static(range(self.d)):
+                        r[i * self.d + k] = r[i * self.d + k] + push[k]
+                        for n in ti.static(range(self.d)):
+                            at = known(block + k * self.d + n)
+                            J[at] = J[at] + (K[k, n] + c0 / h * D[k, n])
+                            if ti.static(self.rough):
+                                Z[at] = Z[at] + D[k, n]
+                scale[i] = grain
+            for e in each(self.inner):
+                i = known(self.first[e])
+                j = known(self.second[e])
+                span = ti.Vector.zero(float, self.d)
+                rate = ti.Vector.zero(float, self.d)
+                reach = 0.0
+                for k in ti.static(range(self.d)):
+                    span[k] = x[i * self.d + k] - x[j * self.d + k]
+                    rate[k] = v[i * self.d + k] - v[j * self.d + k]
+                    reach += ti.abs(x[i * self.d + k]) + ti.abs(x[j * self.d + k])
+                energy, pull, K, D, stiff = self.spring(e, span, rate)
+                grain = pull.norm() + stiff * reach
+                phi += energy
+                size += energy + pull.norm() * reach
+                scale[i] = scale[i] + grain
+                scale[j] = scale[j] + grain
+                ii = known(self.diagonal[i] * self.dd)
+                jj = known(self.diagonal[j] * self.dd)
+                ij = known(self.ahead[e] * self.dd)
+                ji = known(self.behind[e] * self.dd)
+                for k in ti.static(range(self.d)):
+                    r[i * self.d + k] = r[i * self.d + k] + pull[k]
+                    r[j * self.d + k] = r[j * self.d + k] - pull[k]
+                    for n in ti.static(range(self.d)):
+                        at = ti.static(k * self.d + n)
+                        a = K[k, n] + c0 / h * D[k, n]
+                        J[ii + at] = J[ii + at] + a
+                        J[jj + at] = J[jj + at] + a
+                        J[ij + at] = J[ij + at] - a
+                        J[ji + at] = J[ji + at] - a
                         if ti.static(self.damped):
-                            Z[row * self.d + k, n] += sign * D[k, n]
-                    if ti.static(self.to_handle[e]):
-                        C[self.coupling[e] * self.d + k, n] = K[k, n]
-                        F[self.coupling[e] * self.d + k, n] = D[k, n]
-        return phi, size
+                            Z[ii + at] = Z[ii + at] + D[k, n]
+                            Z[jj + at] = Z[jj + at] + D[k, n]
+                            Z[ij + at] = Z[ij + at] - D[k, n]
+                            Z[ji + at] = Z[ji + at] - D[k, n]
+            for held in each(self.held):
+                e = known(held + self.inner_count)
+                i = known(self.first[e])
+                j = known(self.second[e])
+                span = ti.Vector.zero(float, self.d)
+                rate = ti.Vector.zero(float, self.d)
+                reach = 0.0
+                for k in ti.static(range(self.d)):
+                    span[k] = x[i * self.d + k] - p[j * self.d + k]
+                    rate[k] = v[i * self.d + k] - w[j * self.d + k]
+                    reach += ti.abs(x[i * self.d + k]) + ti.abs(p[j * self.d + k])
+                energy, pull, K, D, stiff = self.spring(e, span, rate)
+                grain = pull.norm() + stiff * reach
+                phi += energy
+                size += energy + pull.norm() * reach
+                scale[i] = scale[i] + grain
+                ii = known(self.diagonal[i] * self.dd)
+                for k in ti.static(range(self.d)):
+                    r[i * self.d + k] = r[i * self.d + k] + pull[k]
+                    for n in ti.static(range(self.d)):
+                        at = ti.static(k * self.d + n)
+                        J[ii + at] = J[ii + at] + (K[k, n] + c0 / h * D[k, n])
+                        C[held * self.dd + at] = K[k, n]
+                        if ti.static(self.damped):
+                            Z[ii + at] = Z[ii + at] + D[k, n]
+                            F[held * self.dd + at] = D[k, n]
+            return phi, size
+
+    return Mechanics

@@ -1,9 +1,12 @@
 """One implicit step: Newton's method with a line search, a shift and continuation in the handles' motion."""
 
+import functools
+
 import taichi as ti
 
-from .lu import BlockLU
-from .mechanics import BDF1, BDF2, Mechanics
+from .loops import Loops, Scratch
+from .lu import block_lu
+from .mechanics import BDF1, BDF2
 from .trajectory import Status
 
 EVALUATIONS = 400  # of the residual, per step, continuation included
@@ -16,149 +19,162 @@ SMALLEST_ADVANCE = 1.0 / 64.0  # of the handles' motion, in continuation
 OK, NOT_CONVERGED, NON_FINITE, NOT_RUN = (int(s) for s in Status)
 
 
-@ti.data_oriented
-class Newton:
-    """Solves G(x₁) = 0 for one rollout and one step, to round-off or to a `Status` that says why not.
+@functools.cache
+def newton(loops: Loops):
+    each, known = loops.each, loops.known
 
-    The line search is on the incremental potential; where damping makes the forces non-conservative, on the
-    residual norm. The Jacobian's diagonal is shifted only while it is not positive definite. If that fails, the
-    handles are moved a part of their way first, and the whole way from there: the equation finally solved, and so
-    the row and its derivatives, are the same.
-    """
+    @ti.data_oriented
+    class Newton:
+        """Solves G(x₁) = 0 for one rollout and one step, to round-off or to a `Status` that says why not.
 
-    def __init__(self, mechanics: Mechanics, eps: float):
-        self.mech = mechanics
-        self.lu = BlockLU(mechanics.elimination, mechanics.d)
-        self.eps = eps
+        The line search is on the incremental potential; where damping or friction makes the forces non-conservative,
+        on the residual norm. The Jacobian's diagonal is shifted only while it is not positive definite. If that
+        fails, the handles are moved a part of their way first, and the whole way from there: the equation finally
+        solved, and so the row and its derivatives, are the same.
+        """
 
-    @ti.func
-    def coefficients(self, first):
-        """c₀, c₁, c₂ of this step's difference formula."""
-        c0, c1, c2 = BDF2
-        if first:
-            c0, c1, c2 = BDF1
-        return c0, c1, c2
+        def __init__(self, mechanics, scratch: Scratch, eps: float):
+            self.mech = mechanics
+            self.lu = block_lu(loops)(mechanics.elimination, mechanics.d)
+            self.eps = eps
+            D, Hd, E = mechanics.D, mechanics.H * mechanics.d, mechanics.blocks * mechanics.dd
+            self.x, self.v, self.r, self.du, self.trial, self.settled = (scratch.slot(D) for _ in range(6))
+            self.p, self.w, self.scale = scratch.slot(Hd), scratch.slot(Hd), scratch.slot(mechanics.P)
+            self.J, self.Z = scratch.slot(E), scratch.slot(E if mechanics.dissipative else 0)
+            self.C = scratch.slot(mechanics.couplings * mechanics.dd)
+            self.F = scratch.slot(mechanics.couplings * mechanics.dd)
 
-    @ti.func
-    def solve(
-        self,
-        # In
-        x_free: ti.template(),
-        v_free: ti.template(),
-        p0: ti.template(),
-        drive: ti.template(),
-        c0: float,
-        h: float,
-        # In: guess, out: solution
-        u: ti.template(),
-    ):
-        """u with G(x̃ + u) = 0, handles going from p0 at velocity `drive`. Returns status and linear solves."""
-        x = ti.Matrix.zero(float, self.mech.P, self.mech.d)
-        v = ti.Matrix.zero(float, self.mech.P, self.mech.d)
-        p = ti.Matrix.zero(float, self.mech.nH, self.mech.d)
-        w = ti.Matrix.zero(float, self.mech.nH, self.mech.d)
-        r = ti.Matrix.zero(float, self.mech.P, self.mech.d)
-        du = ti.Matrix.zero(float, self.mech.P, self.mech.d)
-        trial = u
-        settled = u
-        scale = ti.Vector.zero(float, self.mech.P)
-        J = ti.Matrix.zero(float, self.mech.blocks * self.mech.d, self.mech.d)
-        Z = ti.Matrix.zero(float, self.mech.blocks * self.mech.d, self.mech.d)
-        C = ti.Matrix.zero(float, self.mech.nC * self.mech.d, self.mech.d)
-        F = ti.Matrix.zero(float, self.mech.nC * self.mech.d, self.mech.d)
+        @ti.func
+        def coefficients(self, first):
+            """c₀, c₁, c₂ of this step's difference formula."""
+            c0, c1, c2 = BDF2
+            if first:
+                c0, c1, c2 = BDF1
+            return c0, c1, c2
 
-        status = NOT_CONVERGED
-        solves, evaluations, running, fresh = 0, 0, 1, 1
-        alpha, slope, merit0, shift = 1.0, 0.0, 0.0, 0.0
-        goal, reached, advance = 1.0, 0.0, 1.0  # shares of the handles' motion
+        @ti.func
+        def solve(
+            self,
+            # In
+            work: ti.template(),
+            b: ti.template(),
+            x_free: ti.template(),
+            v_free: ti.template(),
+            p0: ti.template(),
+            drive: ti.template(),
+            c0: float,
+            h: float,
+            # In: guess, out: solution
+            u: ti.template(),
+        ):
+            """u with G(x̃ + u) = 0, handles going from p0 at velocity `drive`. Returns status and linear solves."""
+            x, v, r, du = self.x[work, b], self.v[work, b], self.r[work, b], self.du[work, b]
+            trial, settled = self.trial[work, b], self.settled[work, b]
+            p, w, scale = self.p[work, b], self.w[work, b], self.scale[work, b]
+            J, Z, C, F = self.J[work, b], self.Z[work, b], self.C[work, b], self.F[work, b]
+            for n in each(self.mech.coordinates):
+                trial[n] = u[n]
+                settled[n] = u[n]
 
-        while running == 1:
-            evaluations += 1
-            for j in ti.static(range(self.mech.H)):
-                for k in ti.static(range(self.mech.d)):
-                    w[j, k] = goal * drive[j, k]
-                    p[j, k] = p0[j, k] + h * w[j, k]
-            for i in ti.static(range(self.mech.P)):
-                for k in ti.static(range(self.mech.d)):
-                    x[i, k] = x_free[i, k] + trial[i, k]
-                    v[i, k] = v_free[i, k] + c0 / h * trial[i, k]
-            phi, size = self.mech.assemble(trial, x, v, p, w, c0, h, r, scale, J, Z, C, F)
-            worst, merit, noise = 0.0, phi, 16.0 * self.eps * size
-            if ti.static(self.mech.damped):
-                merit, noise = 0.0, 0.0
-            bulk = 0.0  # of all that must be finite: max() and the branches of a cable's energy pass over NaN
-            for j in ti.static(range(self.mech.H)):
-                for k in ti.static(range(self.mech.d)):
-                    bulk += ti.abs(p[j, k])
-            for i in ti.static(range(self.mech.P)):
-                for k in ti.static(range(self.mech.d)):
-                    bulk += ti.abs(r[i, k]) + scale[i]
-                    worst = ti.max(worst, ti.abs(r[i, k]) / (ROUND_OFF * self.eps * scale[i]))
-                    if ti.static(self.mech.damped):
-                        merit += 0.5 * r[i, k] * r[i, k]
-                        noise += ti.pow(ROUND_OFF * self.eps * scale[i], 2)
-            finite = (ti.abs(merit) < ti.math.inf) and (ti.abs(phi) < ti.math.inf) and (bulk < ti.math.inf)
-            failed = False
+            status = NOT_CONVERGED
+            solves, evaluations, running, fresh = 0, 0, 1, 1
+            alpha, slope, merit0, shift = 1.0, 0.0, 0.0, 0.0
+            goal, reached, advance = 1.0, 0.0, 1.0  # shares of the handles' motion
 
-            if finite and (fresh == 1 or merit <= merit0 + SUFFICIENT * alpha * slope + noise):
-                u = trial
-                if worst <= 1.0:
-                    if goal == 1.0:
-                        status = OK
-                        running = 0
+            while running == 1:
+                evaluations += 1
+                for n in each(self.mech.handle_coordinates):
+                    w[n] = goal * drive[n]
+                    p[n] = p0[n] + h * w[n]
+                for n in each(self.mech.coordinates):
+                    x[n] = x_free[n] + trial[n]
+                    v[n] = v_free[n] + c0 / h * trial[n]
+                phi, size = self.mech.assemble(trial, x, v, p, w, c0, h, r, scale, J, Z, C, F)
+                worst, merit, noise = 0.0, phi, 16.0 * self.eps * size
+                if ti.static(self.mech.dissipative):
+                    merit, noise = 0.0, 0.0
+                bulk = 0.0  # of all that must be finite: max() and the branches of a cable's energy pass over NaN
+                for n in each(self.mech.handle_coordinates):
+                    bulk += ti.abs(p[n])
+                for n in each(self.mech.coordinates):
+                    grain = ROUND_OFF * self.eps * scale[known(n // self.mech.d)]
+                    bulk += ti.abs(r[n]) + grain
+                    worst = ti.max(worst, ti.abs(r[n]) / grain)
+                    if ti.static(self.mech.dissipative):
+                        merit += 0.5 * r[n] * r[n]
+                        noise += grain * grain
+                finite = (ti.abs(merit) < ti.math.inf) and (ti.abs(phi) < ti.math.inf) and (bulk < ti.math.inf)
+                failed = False
+
+                if finite and (fresh == 1 or merit <= merit0 + SUFFICIENT * alpha * slope + noise):
+                    for n in each(self.mech.coordinates):
+                        u[n] = trial[n]
+                    if worst <= 1.0:
+                        if goal == 1.0:
+                            status = OK
+                            running = 0
+                        else:
+                            for n in each(self.mech.coordinates):
+                                settled[n] = u[n]
+                            reached = goal
+                            goal = ti.min(1.0, reached + advance)
+                            fresh = 1
+                            shift = 0.0
                     else:
-                        settled = u
-                        reached = goal
-                        goal = ti.min(1.0, reached + advance)
-                        fresh = 1
-                        shift = 0.0
-                else:
-                    merit0 = merit
-                    stiffest = 0.0
-                    for i in ti.static(range(self.mech.P)):
-                        for k in ti.static(range(self.mech.d)):
-                            row = ti.static(self.mech.elimination.block[i, i] * self.mech.d + k)
-                            stiffest = ti.max(stiffest, ti.abs(J[row, k]))
-                            J[row, k] += shift
-                            du[i, k] = -r[i, k]
-                    pivot = self.lu.factor(J)
-                    if pivot > 0.0:
-                        solves += 1
-                        self.lu.solve(J, du)
-                        slope = 0.0
-                        for i in ti.static(range(self.mech.P)):
+                        merit0 = merit
+                        stiffest = 0.0
+                        for i in each(self.mech.all_points):
                             for k in ti.static(range(self.mech.d)):
-                                if ti.static(self.mech.damped):
-                                    slope -= r[i, k] * r[i, k]
+                                at = known(self.mech.diagonal[i] * self.mech.dd + k * (self.mech.d + 1))
+                                stiffest = ti.max(stiffest, ti.abs(J[at]))
+                                J[at] = J[at] + shift
+                        for n in each(self.mech.coordinates):
+                            du[n] = -r[n]
+                        pivot = self.lu.factor(J)
+                        downhill = False
+                        if pivot > 0.0:
+                            solves += 1
+                            self.lu.solve(J, du)
+                            slope = 0.0
+                            for n in each(self.mech.coordinates):
+                                if ti.static(self.mech.dissipative):
+                                    slope -= r[n] * (r[n] + shift * du[n])  # rᵀJ du, as (J + shift) du = −r
                                 else:
-                                    slope += r[i, k] * du[i, k]
-                        alpha = 1.0
-                        fresh = 0
-                        shift = 0.0
-                        trial = u + du
-                    else:
-                        shift = ti.max(4.0 * shift, 1e-3 * stiffest)
-                        fresh = 1
-                        failed = not (shift < ti.math.inf)
-            elif fresh == 1:
-                failed = True
-            else:
-                alpha *= 0.5
-                trial = u + alpha * du
-                failed = alpha < SMALLEST_ALPHA
-
-            if evaluations >= EVALUATIONS:
-                running = 0
-            elif failed:
-                advance *= 0.5
-                if advance < SMALLEST_ADVANCE:
-                    running = 0
-                    if not finite:
-                        status = NON_FINITE
+                                    slope += r[n] * du[n]
+                            downhill = slope < 0.0
+                        if downhill:
+                            alpha = 1.0
+                            fresh = 0
+                            shift = 0.0
+                            for n in each(self.mech.coordinates):
+                                trial[n] = u[n] + du[n]
+                        else:
+                            shift = ti.max(4.0 * shift, 1e-3 * stiffest)
+                            fresh = 1
+                            failed = not (shift < ti.math.inf)
+                elif fresh == 1:
+                    failed = True
                 else:
-                    goal = reached + advance
-                    trial = settled
-                    u = settled
-                    fresh = 1
-                    shift = 0.0
-        return status, solves
+                    alpha *= 0.5
+                    for n in each(self.mech.coordinates):
+                        trial[n] = u[n] + alpha * du[n]
+                    failed = alpha < SMALLEST_ALPHA
+
+                if evaluations >= EVALUATIONS:
+                    running = 0
+                elif failed:
+                    advance *= 0.5
+                    if advance < SMALLEST_ADVANCE:
+                        running = 0
+                        if not finite:
+                            status = NON_FINITE
+                    else:
+                        goal = reached + advance
+                        for n in each(self.mech.coordinates):
+                            trial[n] = settled[n]
+                            u[n] = settled[n]
+                        fresh = 1
+                        shift = 0.0
+            return status, solves
+
+    return Newton

@@ -9,14 +9,20 @@ import torch
 
 from . import runtime
 from .errors import InputError, expect
-from .linear import LinearStep
-from .mechanics import Mechanics
-from .newton import Newton
-from .riccati import Riccati
-from .rollout import Rollout
-from .sensitivity import Sensitivity
+from .conjugate import conjugate_gradients
+from .elimination import Elimination
+from .linear import linear_step
+from .loops import LOOPED, UNROLLED, UNROLLED_UPDATES, Scratch
+from .mechanics import mechanics
+from .newton import newton
+from .riccati import riccati
+from .rollout import rollout
+from .sensitivity import sensitivity
 from .system import System
 from .trajectory import State, Trajectory
+
+
+LARGEST_RICCATI = 100  # numbers in its state up to which the recursion is the faster method, see README
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -33,16 +39,21 @@ class Gradient:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class GaussNewtonStep:
-    """The minimiser of ½ δaᵀĤδa + gᵀδa and what the recursion says on the way.
+    """The minimiser of ½ δaᵀĤδa + gᵀδa and what the method says on the way.
 
     da: (B, N, m) m/s
-    gains: (B, N, m, n), K of δa = k + K δs with s = [x, x₋₁, v, v₋₁, π] along the rollout
-    curvature: (B, N, m, m), second derivative of the remaining cost by a_t when later actions react optimally
+    gains: (B, N, m, n), K of δa = k + K δs with s = [x, x₋₁, v, v₋₁, π] along the rollout; Riccati only
+    curvature: (B, N, m, m), second derivative of the remaining cost by a_t when later actions react optimally;
+        Riccati only
+    image: (B, N, m), Ĥ δa; conjugate gradients only
+    iterations: (B,) int32; conjugate gradients only
     """
 
     da: torch.Tensor
-    gains: torch.Tensor
-    curvature: torch.Tensor
+    gains: torch.Tensor | None = None
+    curvature: torch.Tensor | None = None
+    image: torch.Tensor | None = None
+    iterations: torch.Tensor | None = None
 
 
 class Simulator:
@@ -53,16 +64,20 @@ class Simulator:
     a kernel runs.
     """
 
-    def __init__(self, system: System, h: float):
+    def __init__(self, system: System, h: float, unrolled: bool | None = None):
+        """unrolled: whether kernels are compiled with their loops written out, see `loops`; by default, if small."""
         expect(isinstance(system, System), "system", "a System", type(system).__name__)
         expect(isinstance(h, int | float) and math.isfinite(h) and h > 0, "h", "a time step > 0 s", h)
         self.system, self.h = system, float(h)
         self.device, self.dtype = runtime.torch_device(), runtime.dtype()
-        newton = Newton(Mechanics(system), eps=torch.finfo(self.dtype).eps)
-        linear = LinearStep(newton)
-        self._rollout = Rollout(newton)
-        self._sensitivity = Sensitivity(linear)
-        self._riccati = Riccati(linear)
+        loops = UNROLLED if (_small(system) if unrolled is None else unrolled) else LOOPED
+        self._scratch = Scratch(loops, last=self.device.type == "cuda")
+        solver = newton(loops)(mechanics(loops)(system), self._scratch, eps=torch.finfo(self.dtype).eps)
+        step = linear_step(loops)(solver, self._scratch)
+        self._rollout = rollout(loops)(solver, self._scratch)
+        self._sensitivity = sensitivity(loops)(step)
+        self._riccati = riccati(loops)(step, self._scratch)
+        self._cg = conjugate_gradients(loops)(step, self._scratch)
         self._warm = False
 
     def start(self, B: int, x=None, v=None, p=None) -> State:
@@ -136,7 +151,8 @@ class Simulator:
             torch.empty_like(trajectory.start.v),
             torch.empty_like(trajectory.a),
         )
-        self._sensitivity.vjp(*self._rows(trajectory), out.x, out.v, out.p, out.x_prev, out.v_prev, out.a)
+        flat = (out.x.flatten(2), out.v.flatten(2), out.p.flatten(2), out.x_prev.flatten(1), out.v_prev.flatten(1))
+        self._sensitivity.vjp(*self._rows(trajectory), *flat, out.a)
         return dataclasses.replace(out, x=out.x[:, 0], v=out.v[:, 0], p=out.p[:, 0])
 
     def jvp(self, trajectory: Trajectory, da: torch.Tensor, start: State | None = None):
@@ -148,7 +164,8 @@ class Simulator:
             start = self._check_start(start)
             dx[:, 0], dv[:, 0], dp[:, 0] = start.x, start.v, start.p
             dx_prev, dv_prev = start.x_prev, start.v_prev
-        self._sensitivity.jvp(*self._rows(trajectory), da, dx_prev, dv_prev, dx, dv, dp)
+        flat = (dx_prev.flatten(1), dv_prev.flatten(1), dx.flatten(2), dv.flatten(2), dp.flatten(2))
+        self._sensitivity.jvp(*self._rows(trajectory), da, *flat)
         return dx, dv, dp
 
     def jacobian(self, trajectory: Trajectory) -> torch.Tensor:
@@ -158,38 +175,80 @@ class Simulator:
         self._sensitivity.jacobian(*self._rows(trajectory), S)
         return S
 
-    def gauss_newton(self, trajectory: Trajectory, g, q, r, damping=None, free=None) -> GaussNewtonStep:
-        """argmin ½ δaᵀĤδa + gᵀδa with Ĥ = SᵀQS + R + damping·I (paper, Eq. 13), by a Riccati recursion.
+    def gauss_newton(self, trajectory: Trajectory, g, q, r, damping=None, free=None, tolerance=1e-10):
+        """argmin ½ δaᵀĤδa + gᵀδa with Ĥ = SᵀQS + R + damping·I (paper, Eq. 13), by the faster of two methods.
 
         g: (B, N, m), the cost's total derivative by the actions
         q: (1 or B, N, n_s) ≥ 0, the cost's second derivatives by [actuated p, x, v] of row t+1
         r: (1 or B, N, m) > 0, by the actions        damping: (B,) ≥ 0
         free: (B, N, m) bool; where False, δa = 0
+        tolerance: of ‖Ĥδa + g‖/‖g‖ over the free actions, where the method is iterative
+
+        A rollout with a failed step gets δa = 0.
         """
+        if self.direct:
+            return self.gauss_newton_riccati(trajectory, g, q, r, damping, free)
+        return self.gauss_newton_cg(trajectory, g, q, r, damping, free, tolerance)
+
+    @property
+    def direct(self) -> bool:
+        """Whether `gauss_newton` is the Riccati recursion: the faster one for small systems, see benchmarks/."""
+        return self._riccati.n <= LARGEST_RICCATI
+
+    def gauss_newton_riccati(self, trajectory: Trajectory, g, q, r, damping=None, free=None) -> GaussNewtonStep:
+        """`gauss_newton` by a Riccati recursion, O(N n³): exact, and with feedback gains."""
+        g, q, r, damping, free = self._check_model(trajectory, g, q, r, damping, free)
+        B, N, m = trajectory.a.shape
+        da = torch.zeros_like(g)
+        gains = torch.zeros(B, N, m, self._riccati.n, dtype=self.dtype, device=self.device)
+        curvature = torch.zeros(B, N, m, m, dtype=self.dtype, device=self.device)
+        store = self._memory(B, self._riccati.store)
+        self._riccati.solve(*self._rows(trajectory), store, g, q, r, damping, free, da, gains, curvature)
+        return GaussNewtonStep(da, gains, curvature)
+
+    def gauss_newton_cg(
+        self, trajectory: Trajectory, g, q, r, damping=None, free=None, tolerance=1e-10, limit=10_000
+    ) -> GaussNewtonStep:
+        """`gauss_newton` by at most `limit` conjugate gradient iterations, each O(N) in time; memory O(N)."""
+        expect(0 < tolerance < 1, "tolerance", "a number between 0 and 1", tolerance)
+        g, q, r, damping, free = self._check_model(trajectory, g, q, r, damping, free)
+        B, N, _ = g.shape
+        da, image = torch.zeros_like(g), torch.zeros_like(g)
+        iterations = torch.zeros(B, dtype=torch.int32, device=self.device)
+        store = self._memory(B, self._cg.store(N))
+        settings = (g, q, r, damping, free, float(tolerance), int(limit))
+        self._cg.solve(*self._rows(trajectory), store, *settings, da, image, iterations)
+        return GaussNewtonStep(da, iterations=iterations, image=image)
+
+    def bytes_per_rollout(self, N: int) -> int:
+        """The memory that a rollout of N steps takes through a Gauss–Newton step, for choosing a batch that fits."""
+        s = self.system
+        rows = (N + 1) * (2 * s.points * s.dim + s.handles * s.dim) + N * (s.actions + 1)
+        copies = 8  # trajectory, its trial in the line search, their cotangents and tangents, rewards' intermediates
+        method = self._cg.store(N) if not self.direct else self._riccati.store + N * s.actions * (self._riccati.n + 8)
+        return (copies * rows + self._scratch.size + method) * torch.finfo(self.dtype).bits // 8
+
+    # Inside
+
+    def _memory(self, B: int, size: int) -> torch.Tensor:
+        shape = (max(size, 1), B) if self._scratch.last else (B, max(size, 1))
+        return torch.empty(shape, dtype=self.dtype, device=self.device)
+
+    def _check_model(self, trajectory, g, q, r, damping, free):
+        """The arguments of a Gauss–Newton step as kernels want them."""
         B, N, m = trajectory.a.shape
         g = self._check("g", g, (B, N, m))
         q = self._check_weights("q", q, (B, N, self.system.state_size))
         r = self._check_weights("r", r, (B, N, m))
         expect(bool((q >= 0).all()), "q", "second derivatives of the cost >= 0", q.min().item())
         expect(bool((r > 0).all()), "r", "second derivatives of the cost > 0", r.min().item())
-        zero, every = torch.zeros_like(g[:, 0, 0]), torch.ones_like(g, dtype=torch.bool)
-        damping = zero if damping is None else self._check("damping", damping, (B,))
-        free = every if free is None else free
+        damping = torch.zeros_like(g[:, 0, 0]) if damping is None else self._check("damping", damping, (B,))
+        free = torch.ones_like(g, dtype=torch.bool) if free is None else free
         expect(
             isinstance(free, torch.Tensor) and free.dtype == torch.bool, "free", "a bool tensor", type(free).__name__
         )
         expect(free.shape == g.shape and free.device == g.device, "free", tuple(g.shape), tuple(free.shape))
-        free = free.to(torch.int32).contiguous()
-        out = GaussNewtonStep(
-            torch.zeros(B, N, m, dtype=self.dtype, device=self.device),
-            torch.zeros(B, N, m, self._riccati.n, dtype=self.dtype, device=self.device),
-            torch.zeros(B, N, m, m, dtype=self.dtype, device=self.device),
-        )
-        work = torch.empty(B, self._riccati.scratch, dtype=self.dtype, device=self.device)
-        self._riccati.solve(*self._rows(trajectory), g, q, r, damping, free, work, out.da, out.gains, out.curvature)
-        return out
-
-    # Inside
+        return g, q, r, damping, free.to(torch.int32).contiguous()
 
     def _begin(self, start: State, actions: torch.Tensor) -> Trajectory:
         B, N, _ = actions.shape
@@ -204,14 +263,19 @@ class Simulator:
 
     def _advance(self, trajectory: Trajectory, t0: int, t1: int):
         start = trajectory.start
+        rows = (trajectory.x.flatten(2), trajectory.v.flatten(2), trajectory.p.flatten(2))
+        past = (start.first.to(torch.int32), start.x_prev.flatten(1), start.v_prev.flatten(1))
+        work = self._memory(len(trajectory), self._scratch.size)
         self._rollout.run(
-            self.h, t0, t1, start.first.to(torch.int32), start.x_prev, start.v_prev, trajectory.a,
-            trajectory.x, trajectory.v, trajectory.p, trajectory.status, trajectory.iterations,
-        )  # fmt: skip
+            self.h, t0, t1, *past, trajectory.a, *rows, work, trajectory.status, trajectory.iterations
+        )
 
     def _rows(self, trajectory: Trajectory):
-        rows = (trajectory.a, trajectory.x, trajectory.v, trajectory.p, trajectory.status)
-        return self.h, trajectory.start.first.to(torch.int32), *(r.detach().contiguous() for r in rows)
+        """What every sweep takes first: h, the rows and scratch."""
+        flat = (trajectory.x.flatten(2), trajectory.v.flatten(2), trajectory.p.flatten(2))
+        rows = (r.detach().contiguous() for r in (trajectory.a, *flat, trajectory.status))
+        work = self._memory(len(trajectory), self._scratch.size)
+        return self.h, trajectory.start.first.to(torch.int32), *rows, work
 
     def _check_start(self, start: State) -> State:
         expect(isinstance(start, State), "start", "a State", type(start).__name__)
@@ -254,6 +318,12 @@ class Simulator:
             zero = torch.zeros(1, 1, self.system.actions, dtype=self.dtype, device=self.device)
             self.vjp(self.rollout(self.start(1), zero))
             self._warm = True
+
+
+def _small(system: System) -> bool:
+    """Whether the elimination has so few block updates that unrolled kernels compile in seconds."""
+    ends = [tuple(e) for e in system.ends.tolist() if max(e) < system.points]
+    return sum(len(later) ** 2 for later in Elimination.of(system.points, ends).later) <= UNROLLED_UPDATES
 
 
 class _Rollout(torch.autograd.Function):

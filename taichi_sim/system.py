@@ -1,4 +1,4 @@
-"""A mechanical system as data: mass points, handles and the springs between them.
+"""A mechanical system as data: mass points, handles, the springs between them and planes to lie on.
 
 Nodes are numbered points first, then handles: node i < P is point i, node P + j is handle j. The last
 coordinate axis points up. All units are SI.
@@ -13,12 +13,12 @@ import numpy as np
 
 from .errors import InputError, expect
 
-GRAVITY = 9.81  # m/s^2
+CONTACT = ("normal", "offset", "contact_stiffness", "contact_blend", "friction", "tangential_stiffness")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class System:
-    """Mass points joined to each other and to moving handles by springs. Made by `Builder`.
+    """Mass points joined to each other and to moving handles by springs, above planes. Made by `Builder`.
 
     name: what error messages and files call it
     rest: (P, d) m, positions of the points as built; the first guess for equilibria
@@ -33,6 +33,12 @@ class System:
     damping: (S,) N·s/m, along the spring
     gravity: (d,) m/s^2
     triangles: (T, 3) nodes of each face to draw
+    normal: (K, d), unit normals of the contact planes, which touch every point
+    offset: (K,) m; a point's gap to a plane is normal · x − offset
+    contact_stiffness: (K,) N/m, of the normal force on a point with a negative gap
+    contact_blend: (K,) m, half width ε of its transition between apart and touching
+    friction: (K,), Coulomb's coefficient μ
+    tangential_stiffness: (K,) N/m, k_t: up to μ f_n friction resists a slip of h‖v_t‖ with k_t h‖v_t‖
     """
 
     name: str
@@ -48,6 +54,12 @@ class System:
     damping: np.ndarray
     gravity: np.ndarray
     triangles: np.ndarray
+    normal: np.ndarray
+    offset: np.ndarray
+    contact_stiffness: np.ndarray
+    contact_blend: np.ndarray
+    friction: np.ndarray
+    tangential_stiffness: np.ndarray
 
     def __post_init__(self):
         for name, dtype, shape in (
@@ -63,6 +75,12 @@ class System:
             ("damping", np.float64, (None,)),
             ("gravity", np.float64, (None,)),
             ("triangles", np.int32, (None, 3)),
+            ("normal", np.float64, (None, None)),
+            ("offset", np.float64, (None,)),
+            ("contact_stiffness", np.float64, (None,)),
+            ("contact_blend", np.float64, (None,)),
+            ("friction", np.float64, (None,)),
+            ("tangential_stiffness", np.float64, (None,)),
         ):
             array = np.array(getattr(self, name), dtype=dtype)
             fits = array.ndim == len(shape) and all(
@@ -75,7 +93,7 @@ class System:
         self._check()
 
     def _check(self):
-        P, d, H, S = self.points, self.dim, self.handles, self.springs
+        P, d, H, S, K = self.points, self.dim, self.handles, self.springs, self.planes
 
         def every(field, good, expected):
             bad = np.flatnonzero(~np.asarray(good))
@@ -91,6 +109,8 @@ class System:
             ("gravity", (d,)),
             ("axes", (H * d, self.actions)),
             *((name, (S,)) for name in ("stiffness", "length", "unilateral", "blend", "damping")),
+            ("normal", (K, d)),
+            *((name, (K,)) for name in ("contact_stiffness", "contact_blend", "friction", "tangential_stiffness")),
         ):
             found = getattr(self, field).shape
             expect(found == shape, f"{self.name}.{field}", f"shape {shape}", found)
@@ -102,6 +122,12 @@ class System:
         every("ends", ((self.ends >= 0) & (self.ends < P + H)).all(1), f"nodes in 0..{P + H - 1}")
         every("ends", self.ends[:, 0] != self.ends[:, 1], "two different nodes")
         every("ends", (self.ends < P).any(1), "at least one mass point, not two handles")
+        every("normal", np.abs(np.linalg.norm(self.normal, axis=1) - 1) < 1e-12, "a normal of length 1")
+        every("contact_stiffness", self.contact_stiffness > 0, "stiffness > 0 N/m")
+        every("contact_blend", self.contact_blend > 0, "a blend width > 0 m")
+        every("friction", self.friction >= 0, "a coefficient of friction >= 0")
+        slides = (self.friction == 0) | (self.tangential_stiffness > 0)
+        every("tangential_stiffness", slides & (self.tangential_stiffness >= 0), "stiffness > 0 N/m where there is friction")
         every("triangles", ((self.triangles >= 0) & (self.triangles < P + H)).all(1), f"nodes in 0..{P + H - 1}")
 
     @property
@@ -126,118 +152,22 @@ class System:
         return self.ends.shape[0]
 
     @property
+    def planes(self) -> int:
+        return self.offset.shape[0]
+
+    @property
     def state_size(self) -> int:
         """n_s = m + 2·P·d: actuated handle coordinates, positions, velocities."""
         return self.actions + 2 * self.points * self.dim
+
+    def conservative(self) -> System:
+        """The same system without damping and friction, which rests where this one does."""
+        return dataclasses.replace(self, damping=0 * self.damping, friction=0 * self.friction)
 
     def digest(self) -> str:
         """A hash of everything that can change the motion (not of the name or the drawing)."""
         sha = hashlib.sha256()
         for field in dataclasses.fields(self):
-            if field.name not in ("name", "triangles"):
+            if field.name not in ("name", "triangles") and (field.name not in CONTACT or self.planes):
                 sha.update(field.name.encode() + getattr(self, field.name).tobytes())
         return sha.hexdigest()
-
-
-class Builder:
-    """Collects points, handles and springs, and builds a `System`.
-
-    >>> b = Builder("pendulum", dim=2)
-    >>> hand = b.handle((0.0, 0.0), axes="x")
-    >>> load = b.point((0.0, -0.5), mass=0.05)
-    >>> _ = b.cable(hand, load, stiffness=1000.0)
-    >>> b.build().actions
-    1
-    """
-
-    def __init__(self, name: str, dim: int, gravity: float = GRAVITY):
-        expect(dim in (2, 3), f"{name}.dim", "2 or 3", dim)
-        self.name, self.dim = name, dim
-        self.gravity = np.zeros(dim)
-        self.gravity[-1] = -gravity
-        self._points, self._mass, self._handles, self._actuated = [], [], [], []
-        self._springs, self._triangles = [], []
-
-    def point(self, position, mass: float):
-        """Add a mass point at `position` (d,) m of `mass` kg; returns its node."""
-        self._points.append(self._vector("point", position))
-        self._mass.append(mass)
-        return ("point", len(self._points) - 1)
-
-    def handle(self, position, axes: str = ""):
-        """Add a handle at `position`; each of `axes` ("x", "xy", ...) becomes one action. Returns its node."""
-        names = "xyz"[: self.dim]
-        expect(all(c in names for c in axes), f"{self.name}.handle axes", f"letters of {names!r}", repr(axes))
-        self._handles.append(self._vector("handle", position))
-        handle = len(self._handles) - 1
-        self._actuated += [(handle, names.index(c)) for c in axes]
-        return ("handle", handle)
-
-    def spring(self, a, b, stiffness: float, length: float | None = None, damping: float = 0.0):
-        """Add a bilateral spring, E = ½ k (l − L)². `length` defaults to the distance as built."""
-        return self._join(a, b, stiffness, length, damping, False, 0.0)
-
-    def cable(
-        self, a, b, stiffness: float, length: float | None = None, damping: float = 0.0, blend: float | None = None
-    ):
-        """Add a unilateral spring, smooth between slack and taut over ±`blend` m.
-
-        `blend` defaults to 1e-4 of the rest length: choose it below the stretch mg/k under the resting load,
-        so that a hanging load lies in the linear part.
-        """
-        length = self._distance(a, b) if length is None else length
-        return self._join(a, b, stiffness, length, damping, True, 1e-4 * length if blend is None else blend)
-
-    def chain(self, nodes, **cable):
-        """Join consecutive `nodes` by cables with the arguments of `cable`; returns the springs' indices."""
-        return [self.cable(a, b, **cable) for a, b in zip(nodes, nodes[1:], strict=False)]
-
-    def triangle(self, a, b, c):
-        """Add a face to draw."""
-        self._triangles.append((a, b, c))
-
-    def build(self) -> System:
-        """Check everything and return the frozen `System`; raises `InputError` naming the field."""
-        P = len(self._points)
-        axes = np.zeros((len(self._handles) * self.dim, len(self._actuated)))
-        for column, (handle, axis) in enumerate(self._actuated):
-            axes[handle * self.dim + axis, column] = 1.0
-
-        def number(node):
-            return node[1] + (P if node[0] == "handle" else 0)
-
-        columns = list(zip(*self._springs, strict=True)) or [()] * 7
-        return System(
-            name=self.name,
-            rest=np.reshape(self._points, (-1, self.dim)),
-            mass=np.array(self._mass, dtype=float),
-            home=np.reshape(np.array(self._handles, dtype=float), (-1, self.dim)),
-            axes=axes,
-            ends=np.reshape(
-                [(number(a), number(b)) for a, b in zip(columns[0], columns[1], strict=True)], (-1, 2)
-            ).astype(int),
-            stiffness=columns[2],
-            length=columns[3],
-            damping=columns[4],
-            unilateral=columns[5],
-            blend=columns[6],
-            gravity=self.gravity,
-            triangles=np.reshape([[number(n) for n in t] for t in self._triangles], (-1, 3)).astype(int),
-        )
-
-    def _join(self, a, b, stiffness, length, damping, unilateral, blend):
-        length = self._distance(a, b) if length is None else length
-        self._springs.append((a, b, stiffness, length, damping, unilateral, blend))
-        return len(self._springs) - 1
-
-    def _position(self, node):
-        kind, index = node
-        return (self._points if kind == "point" else self._handles)[index]
-
-    def _distance(self, a, b):
-        return float(np.linalg.norm(self._position(a) - self._position(b)))
-
-    def _vector(self, what, position):
-        vector = np.asarray(position, dtype=float)
-        expect(vector.shape == (self.dim,), f"{self.name}.{what} position", f"{self.dim} numbers", position)
-        return vector
