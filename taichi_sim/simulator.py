@@ -22,7 +22,7 @@ from .system import System
 from .trajectory import State, Trajectory
 
 
-LARGEST_RICCATI = 100  # numbers in its state up to which the recursion is the faster method, see README
+LARGEST_RICCATI = 30  # numbers in its state up to which `gauss_newton` is the recursion, see benchmarks/directions.py
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

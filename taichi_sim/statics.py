@@ -16,11 +16,11 @@ STEPS = 200
 def equilibrium(system: System, guess: torch.Tensor | None = None, h: float = 1.0) -> torch.Tensor:
     """A stable rest position x* (P, d) m of `system` with its handles at home, nearest to `guess`.
 
-    Implicit Euler steps of `h` seconds from rest, the velocity dropped after each: every step lowers the
-    potential energy, and points stop where forces vanish. Raises `InputError` if nothing comes to rest (a free
+    Implicit Euler steps of `h` seconds from rest, the velocity dropped after each, without damping and friction, which
+    do not act on what rests: every step lowers the potential energy, and points stop where forces vanish. Raises `InputError` if nothing comes to rest (a free
     point falls for ever).
     """
-    simulator = Simulator(system, h)
+    simulator = Simulator(system.conservative(), h)
     state = simulator.start(1, x=guess)
     still = torch.zeros(1, 1, system.actions, dtype=simulator.dtype, device=simulator.device)
     tolerance = max(STILL, 100 * torch.finfo(simulator.dtype).eps)

@@ -9,13 +9,14 @@ import dataclasses
 
 from taichi_sim.errors import InputError, expect
 
-from . import cable, double, pendulum, rope
+from . import cable, cloth, double, pendulum, rope
 from .reward import Quadratic
-from .task import TEST_SEED, TEST_STATES, Shake, Task
+from .shake import Lift, Shake
+from .task import TEST_SEED, TEST_STATES, Task
 
-__all__ = ["TEST_SEED", "TEST_STATES", "Quadratic", "Shake", "Task", "make", "names"]
+__all__ = ["TEST_SEED", "TEST_STATES", "Lift", "Quadratic", "Shake", "Task", "make", "names"]
 
-_MAKERS = {**pendulum.TASKS, **double.TASKS, **cable.TASKS, **rope.TASKS}
+_MAKERS = {**pendulum.TASKS, **double.TASKS, **cable.TASKS, **rope.TASKS, **cloth.TASKS}
 
 
 def names() -> list[str]:

@@ -7,30 +7,16 @@ import functools
 import hashlib
 import json
 
-import numpy as np
 import torch
 
 from taichi_sim import Simulator, State, System, Trajectory, equilibrium
 from taichi_sim.errors import expect
 
 from .reward import Quadratic
+from .shake import Shake
 
 TEST_SEED = (0,)  # of the test states; no training uses it
 TEST_STATES = 1000
-
-
-@dataclasses.dataclass(frozen=True)
-class Shake:
-    """How start states are made: at rest, then the handles move smoothly and at random, then the rollout begins.
-
-    Each of the m axes follows  A/√m · Σ_j sin(2π f_j t + φ_j)/J  with A uniform in `speed`, f_j in `frequency`, φ_j
-    in 0…2π; A is drawn once a rollout, so that some starts are almost at rest and some swing wildly.
-    """
-
-    steps: int = 75
-    speed: tuple[float, float] = (0.1, 1.2)  # m/s
-    frequency: tuple[float, float] = (0.1, 1.0)  # Hz
-    waves: int = 3
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -65,13 +51,7 @@ class Task:
     def start(self, seed, B: int) -> State:
         """B start states; `seed` is an int or a sequence of ints. start(seed, B)[:b] equals start(seed, b)."""
         expect(isinstance(B, int) and B >= 1, "B", "at least one start state", B)
-        shake, m = self.shake, self.system.actions
-        draws = np.random.default_rng(seed).random((B, 1 + 2 * m * shake.waves))
-        speed = shake.speed[0] + draws[:, 0] * (shake.speed[1] - shake.speed[0])
-        waves = draws[:, 1:].reshape(B, 2, 1, m, shake.waves)
-        f = shake.frequency[0] + waves[:, 0] * (shake.frequency[1] - shake.frequency[0])
-        t = self.h * np.arange(shake.steps)[:, None, None]
-        velocity = speed[:, None, None] / np.sqrt(m) * np.sin(2 * np.pi * (f * t + waves[:, 1])).mean(-1)
+        velocity = self.shake.motion(self.system, self.h, seed, B)
         simulator = self.simulator
         motion = torch.as_tensor(velocity).to(simulator.device, simulator.dtype)
         rows = simulator.rollout(simulator.start(B, x=self.goal), motion)
