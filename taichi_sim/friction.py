@@ -40,3 +40,13 @@ def coulomb(slip, limit, c):
             if z < SATURATED:
                 turn = (t - z * sech2) / s * slip
     return force, across, along, turn
+
+
+@ti.func
+def dissipation(slip, limit, c):
+    """ψ(v_t) with ∂ψ/∂v_t = f at a fixed F:  (F²/c) ln cosh(c s / F)."""
+    psi = 0.0
+    if limit > 0.0:
+        z = c * slip.norm() / limit
+        psi = limit * limit / c * (z + ti.log(0.5 + 0.5 * ti.exp(-2.0 * z)))
+    return psi

@@ -29,7 +29,7 @@ def linear_step(loops: Loops):
             self.lu = newton.lu
             D, Hd = self.mech.D, self.mech.H * self.mech.d
             self.u, self.x, self.v, self.r, self.scale = newton.trial, newton.x, newton.v, newton.r, newton.scale
-            self.p, self.w = newton.p, newton.w
+            self.p, self.w, self.lag = newton.p, newton.w, newton.lag
             self.J, self.Z, self.C, self.F = newton.J, newton.Z, newton.C, newton.F
             # Tangents of rows t and t−1, of p₁ and w, and what comes of them; or cotangents
             self.x0, self.x1, self.v0, self.v1, self.dx, self.dv = (scratch.slot(D) for _ in range(6))
@@ -57,7 +57,7 @@ def linear_step(loops: Loops):
             """J, factored, and Z, C, F at row t+1 (laid out as in `Mechanics`)."""
             us, xs, vs = self.u[work, b], self.x[work, b], self.v[work, b]
             ps, ws = self.p[work, b], self.w[work, b]
-            r, scale = self.r[work, b], self.scale[work, b]
+            r, scale, lag = self.r[work, b], self.scale[work, b], self.lag[work, b]
             for n in each(self.mech.coordinates):
                 us[n] = 0.0
                 xs[n] = x[b, t + 1, n]
@@ -67,7 +67,7 @@ def linear_step(loops: Loops):
                 ws[n] = 0.0
             for row, col, e in ti.static(self.mech.drives):
                 ws[row] = ws[row] + e * a[b, t, col]
-            self.mech.assemble(us, xs, vs, ps, ws, c0, h, r, scale, J, Z, C, F)
+            self.mech.assemble(us, xs, vs, ps, ws, c0, h, lag, lag, r, scale, J, Z, C, F)
             self.lu.factor(J)
 
         @ti.func

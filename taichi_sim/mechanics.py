@@ -14,7 +14,7 @@ import taichi as ti
 
 from .elimination import Elimination
 from .energy import bilateral, engagement, unilateral
-from .friction import coulomb
+from .friction import coulomb, dissipation
 from .loops import Loops
 from .system import System
 
@@ -85,6 +85,10 @@ def mechanics(loops: Loops):
             self.friction = system.friction.tolist()
             self.tangential = system.tangential_stiffness.tolist()
 
+            # What dissipation is measured with: n and s of each damped spring, then the load of each point and plane
+            self.loads_at = len(ends) * (self.d + 1) if self.damped else 0
+            self.lagged = self.loads_at + (P * self.K if self.rough else 0)
+            self.lagging = loops.range(self.lagged)
             self.all_points = loops.range(P)
             self.coordinates = loops.range(self.D)
             self.handle_coordinates = loops.range(self.H * self.d)
@@ -136,8 +140,32 @@ def mechanics(loops: Loops):
             return energy, pull, K, Z, stiff
 
         @ti.func
-        def contact(self, plane: ti.template(), x: ti.template(), v: ti.template(), h: float):
-            """A plane's energy at a point, −its force, that force's derivatives K (by x) and Z (by v) and round-off.
+        def engaged(self, e: ti.template(), span: ti.template()):
+            """Direction of a spring and the share of its damping that acts."""
+            length = ti.sqrt(span.dot(span) + ETA * ETA)
+            share = 1.0
+            if known(self.cable[e]):
+                share, _ = engagement(length - self.length[e], self.blend[e])
+            return span / length, share
+
+        @ti.func
+        def damp(self, e: ti.template(), span: ti.template(), rate: ti.template(), lag: ti.template(), now: ti.template()):
+            """½ c s (rate·n)² with the direction n and share s of `lag`, and with those of now, which go into `now`."""
+            n, share = self.engaged(e, span)
+            speed, speed_before = 0.0, 0.0
+            for k in ti.static(range(self.d)):
+                at = known(e * (self.d + 1) + k)
+                now[at] = n[k]
+                speed += n[k] * rate[k]
+                speed_before += lag[at] * rate[k]
+            at = known(e * (self.d + 1) + self.d)
+            now[at] = share
+            return 0.5 * self.damping[e] * lag[at] * speed_before**2, 0.5 * self.damping[e] * share * speed**2
+
+        @ti.func
+        def contact(self, plane: ti.template(), x: ti.template(), v: ti.template(), h: float, load_before: float):
+            """A plane's energy at a point, −its force, that force's derivatives K (by x) and Z (by v), round-off, the
+            load, and friction's ψ under the load `load_before` and under this one.
 
             The normal force is a cable's tension at the elongation −gap. Friction depends on it, so K is unsymmetric.
             """
@@ -148,6 +176,7 @@ def mechanics(loops: Loops):
                 depth -= n[k] * x[k]
                 reach += ti.abs(n[k] * x[k])
             energy, load, slope = unilateral(depth, self.contact_stiffness[plane], self.contact_blend[plane])
+            old, new = 0.0, 0.0
             push = -load * n
             K = slope * n.outer_product(n)
             Z = ti.Matrix.zero(float, self.d, self.d)
@@ -162,7 +191,8 @@ def mechanics(loops: Loops):
                 Z += along * heading.outer_product(heading)
                 K -= mu * slope * turn.outer_product(n)
                 grain += mu * (load + slope * reach) + across * v.norm()
-            return energy, push, K, Z, grain
+                old, new = dissipation(slip, mu * load_before, c), dissipation(slip, mu * load, c)
+            return energy, push, K, Z, grain, load, old, new
 
         @ti.func
         def assemble(
@@ -175,7 +205,9 @@ def mechanics(loops: Loops):
             w: ti.template(),
             c0: float,
             h: float,
+            lag: ti.template(),
             # Out
+            now: ti.template(),
             r: ti.template(),
             scale: ti.template(),
             J: ti.template(),
@@ -183,13 +215,15 @@ def mechanics(loops: Loops):
             C: ti.template(),
             F: ti.template(),
         ):
-            """G, ∂G/∂x₁ and their kin at positions x with displacement u; returns potential and its round-off.
+            """G, ∂G/∂x₁ and their kin at positions x with displacement u; returns potentials and their round-off.
 
             scale[i] bounds the terms whose sum is the residual of point i, so that eps·scale is its round-off.
-            Φ(u) = Σ ½ m c₀²/h² ‖u‖² − m g·u + Σ E has gradient G when nothing dissipates.
+            Φ(u) = Σ ½ m c₀²/h² ‖u‖² − m g·u + Σ E + h/c₀ Σ ψ(v₁), ψ the dissipation of dampers with the directions and
+            of friction with the loads in `lag`. Where those are the ones at u itself, which go into `now`, the
+            gradient of Φ is G. The second potential returned is Φ with these.
             """
             inertia = c0 * c0 / (h * h)
-            phi, size = 0.0, 0.0
+            phi, size, lost, lost_now = 0.0, 0.0, 0.0, 0.0
             for n in each(self.entries):
                 J[n] = 0.0
                 if ti.static(self.dissipative):
@@ -212,7 +246,14 @@ def mechanics(loops: Loops):
                     for k in ti.static(range(self.d)):
                         place[k] = x[i * self.d + k]
                         speed[k] = v[i * self.d + k]
-                    energy, push, K, D, rough = self.contact(plane, place, speed, h)
+                    load_before = 0.0
+                    if ti.static(self.rough):
+                        load_before = lag[self.loads_at + i * self.K + plane]
+                    energy, push, K, D, rough, load, old, new = self.contact(plane, place, speed, h, load_before)
+                    if ti.static(self.rough):
+                        now[self.loads_at + i * self.K + plane] = load
+                    lost += old
+                    lost_now += new
                     phi += energy
                     size += energy + push.norm() * place.norm()
                     grain += rough
@@ -235,6 +276,10 @@ def mechanics(loops: Loops):
                     rate[k] = v[i * self.d + k] - v[j * self.d + k]
                     reach += ti.abs(x[i * self.d + k]) + ti.abs(x[j * self.d + k])
                 energy, pull, K, D, stiff = self.spring(e, span, rate)
+                if ti.static(self.damped):
+                    old, new = self.damp(e, span, rate, lag, now)
+                    lost += old
+                    lost_now += new
                 grain = pull.norm() + stiff * reach
                 phi += energy
                 size += energy + pull.norm() * reach
@@ -271,6 +316,10 @@ def mechanics(loops: Loops):
                     rate[k] = v[i * self.d + k] - w[j * self.d + k]
                     reach += ti.abs(x[i * self.d + k]) + ti.abs(p[j * self.d + k])
                 energy, pull, K, D, stiff = self.spring(e, span, rate)
+                if ti.static(self.damped):
+                    old, new = self.damp(e, span, rate, lag, now)
+                    lost += old
+                    lost_now += new
                 grain = pull.norm() + stiff * reach
                 phi += energy
                 size += energy + pull.norm() * reach
@@ -285,6 +334,7 @@ def mechanics(loops: Loops):
                         if ti.static(self.damped):
                             Z[ii + at] = Z[ii + at] + D[k, n]
                             F[held * self.dd + at] = D[k, n]
-            return phi, size
+            size += h / c0 * (lost + lost_now)
+            return phi + h / c0 * lost, phi + h / c0 * lost_now, size
 
     return Mechanics
