@@ -127,6 +127,7 @@ def list_tasks(options):
 def train(options):
     from learner import LEARNERS, reference, settings
     from learner.evaluation import evaluate as judge
+    from learner.memory import plan
     from learner.run import write_json
     from viz.curves import learning_curve
 
@@ -134,7 +135,8 @@ def train(options):
     kind, _, run_training = LEARNERS[run.config["learner"]]
     config, task = settings.from_dict(kind, run.config["config"]), _task_of(run)
     about = f"{run.config['learner']}, {config.k} rollouts an epoch, {config.epochs} epochs"
-    print(f"{task.name}: {about} -> {run.path}", flush=True)
+    print(f"{task.name}: {about} -> {run.path}")
+    print(f"memory: {plan(task, config.k)}", flush=True)
     with _Progress(config.epochs) as progress:
         policy = run_training(task, config, run, on_epoch=progress.show)
     result = judge(task, policy, reference.load(task))

@@ -28,6 +28,11 @@ class Improvement:
     value_before: torch.Tensor
     alpha: torch.Tensor
 
+    @staticmethod
+    def joined(parts: list[Improvement]) -> Improvement:
+        values = (torch.cat([getattr(p, name) for p in parts]) for name in ("value", "value_before", "alpha"))
+        return Improvement(Trajectory.joined([p.trajectory for p in parts]), *values)
+
     @property
     def gain(self) -> torch.Tensor:
         """V(ā) − V(π) (B,), zero for rollouts that failed before."""

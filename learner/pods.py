@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import math
 import time
@@ -15,7 +16,8 @@ from tasks import Task
 from . import seeds, settings
 from .directions import gauss_newton, steepest_descent
 from .imitation import Samples, imitate
-from .line_search import line_search
+from .line_search import Improvement, line_search
+from .memory import plan
 from .policy import Policy
 from .rollouts import closed_loop
 from .run import Run
@@ -65,6 +67,7 @@ def train(
     if run.checkpoints():
         first, elapsed, memory = _restore(run, policy, optimiser)
     run.rewind(first)
+    memory_plan = plan(task, config.k)
     validation = task.start(seeds.VALIDATION_SEED, VALIDATION_STATES)
 
     for epoch in range(first, config.epochs):
@@ -78,10 +81,13 @@ def train(
             )
         before = task.simulator.rollout(start[played.ok], played.a[played.ok])
         clock.lap("rollout")
-        direction = find_direction(task, before)
-        clock.lap("direction")
-        better = line_search(task, before, direction)
-        clock.lap("line_search")
+        parts = []
+        for rows in torch.arange(len(before)).split(memory_plan.chunk):
+            direction = find_direction(task, before[rows])
+            clock.lap("direction")
+            parts.append(line_search(task, before[rows], direction))
+            clock.lap("line_search")
+        better = Improvement.joined(parts)
         memory = [*memory, Samples.of(task, better.trajectory)][-config.memory :]
         rates = _cosine(config, epoch)
         loss = imitate(policy, optimiser, Samples.joined(memory), config.steps, config.batch, rates, config.seed, epoch)
@@ -150,10 +156,11 @@ class _Clock:
     """Seconds per phase; waits for the device so that a phase is charged for its own work."""
 
     def __init__(self, device: torch.device):
-        self.device, self.laps, self._last = device, {}, time.perf_counter()
+        self.device, self.laps, self._last = device, collections.defaultdict(float), time.perf_counter()
 
     def lap(self, name: str):
         if self.device.type == "cuda":
             torch.cuda.synchronize()
         now = time.perf_counter()
-        self.laps[name], self._last = now - self._last, now
+        self.laps[name] += now - self._last
+        self._last = now

@@ -94,6 +94,14 @@ class Trajectory:
         first = torch.zeros_like(self.start.first)
         return State(self.x[:, t], self.v[:, t], self.p[:, t], self.x[:, t - 1], self.v[:, t - 1], first)
 
+    @staticmethod
+    def joined(parts: list[Trajectory]) -> Trajectory:
+        """The rollouts of all parts, in order."""
+        names = ("x", "v", "p", "a", "status", "iterations")
+        rows = (torch.cat([getattr(part, name) for part in parts]) for name in names)
+        start = (torch.cat([getattr(part.start, f.name) for part in parts]) for f in dataclasses.fields(State))
+        return Trajectory(*rows, State(*start))
+
     def __getitem__(self, rows) -> Trajectory:
         """The rollouts selected by a slice, a mask or an index tensor."""
         return Trajectory(

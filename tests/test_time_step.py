@@ -11,7 +11,7 @@ import torch
 
 from taichi_sim import Builder, Simulator
 from taichi_sim.energy import bilateral, engagement, unilateral
-from taichi_sim.system import GRAVITY
+from taichi_sim.builder import GRAVITY
 
 
 def rollout(simulator, N, x=None, v=None, velocity=None):

@@ -1,0 +1,50 @@
+"""How many rollouts fit into memory side by side."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import torch
+
+from tasks import Task
+
+SHARE = 0.5  # of the available memory that rollouts may take
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """k rollouts are improved `chunk` at a time.
+
+    per_rollout, available: bytes, the first predicted
+    """
+
+    k: int
+    chunk: int
+    per_rollout: int
+    available: int
+
+    def __str__(self):
+        need, have = self.k * self.per_rollout / 2**20, self.available / 2**20
+        parts = "at once" if self.chunk == self.k else f"{self.chunk} at a time"
+        return f"{self.k} rollouts need {need:,.0f} MiB of {have:,.0f} available: improved {parts}"
+
+
+def plan(task: Task, k: int, available: int | None = None) -> Plan:
+    """The largest chunk whose improvement takes at most half of the `available` bytes (default: what is free now).
+
+    An improvement is simulated open loop, where a rollout's bits do not depend on its neighbours: the chunk changes
+    nothing but the memory.
+    """
+    free = _available(task.simulator.device) if available is None else available
+    each = task.simulator.bytes_per_rollout(task.N)
+    return Plan(k, max(1, min(k, int(SHARE * free) // each)), each, free)
+
+
+def _available(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return 1024 * int(line.split()[1])
+    raise OSError("/proc/meminfo has no MemAvailable")
