@@ -71,7 +71,9 @@ def _parser() -> Parser:
     sub.add_argument("--horizon", type=_integer, help="steps of a rollout, instead of the task's")
     sub.add_argument("--states", type=_integer, default=16, help="test states to check (default 16)")
 
-    command("doctor", doctor, "Check this machine: versions, devices, Vulkan, precision and a 5-second self-test.")
+    sub = command("doctor", doctor, "Check this machine: versions, devices, Vulkan, precision and a 5-second self-test.")
+    sub.add_argument("--stress", metavar="TASK", help="instead: random rollouts of a task at the velocity limit")
+    sub.add_argument("--steps", type=_integer, default=100_000, help="of those rollouts (default 100000)")
     return parser
 
 
@@ -260,7 +262,25 @@ def check_gradients(options):
 def doctor(options):
     from taichi_sim.doctor import examine
 
+    if options.stress is not None:
+        return _stress(options)
     return 0 if examine(options.device, options.precision, print) else 1
+
+
+def _stress(options):
+    import tasks
+    from tasks.stress import stress
+
+    tasks.make(options.stress)
+    expect(options.steps >= 1, "steps", "a number >= 1", options.steps)
+    taichi_sim.init(options.device, options.precision)
+    found = stress(tasks.make(options.stress), options.steps)
+    print(f"{options.stress}: {found.steps} random steps at the velocity limit")
+    print(f"  not converged          {found.failed}")
+    print(f"  falsely converged      {found.false}")
+    print(f"  numbers not finite     {found.not_finite}")
+    print(f"  linear solves a step   {found.iterations[0]:.2f}, at most {found.iterations[1]}")
+    return 0 if found.clean else 1
 
 
 def _open_run(path):
