@@ -17,9 +17,10 @@ from .objective import cost_gradient, held_actions, hessian_product, projected_g
 
 QP_ITERATIONS = 12
 QP_HALVINGS = 12
-# Of the model's projected gradient, relative to the gradient: where a solve is direct, and where it is iterative.
+# Of the model's projected gradient, relative to the one at δ = 0: where a solve is direct, and where it is iterative.
 # Rope, cable and cloth improve as fast with 0.03 as with 1e-9, in a quarter of the time (benchmarks/directions.py).
 EXACT, TRUNCATED = 1e-9, 0.03
+ROUND_OFF = 1e-13  # of the gradient
 SHARE = 0.1  # of the model's gradient that an iterative solve leaves, see `gauss_newton`
 SUFFICIENT = 1e-4  # of the linear prediction must be gained (Armijo)
 
@@ -53,7 +54,7 @@ def gauss_newton(
     Projected Newton (Bertsekas 1982, SIAM J. Control Optim. 20): actions at a bound whose model gradient points
     outward are held, the others solved for by `Simulator.gauss_newton`; the path to that solution is clipped to
     the box and shortened until the model falls. It ends where the model's projected gradient is below `tolerance`
-    times the gradient: the optimality conditions of the bounded problem. Where the solve is direct, one is enough
+    times what it was: the optimality conditions of the bounded problem. Where the solve is direct, one is enough
     without active limits, and the tolerance is 1e-9. Conjugate gradients leave a tenth of the model's gradient each
     time; there it is 0.03, which makes this a truncated Newton step (Nocedal & Wright 2006, section 7.1).
     """
@@ -62,12 +63,14 @@ def gauss_newton(
     q, r = task.curvature(trajectory.a.shape[1])
     g = cost_gradient(task, trajectory)
     damping = torch.zeros_like(g[:, 0, 0]) if damping is None else damping
+    goal = tolerance * projected_gradient(trajectory.a, g, task.limit).flatten(1).norm(dim=1)
+    goal += ROUND_OFF * g.flatten(1).norm(dim=1)
     step, image = torch.zeros_like(g), torch.zeros_like(g)  # δ and (Ĥ + damping) δ
     open_ = torch.nonzero(trajectory.ok).flatten()
     for _ in range(QP_ITERATIONS):
         actions = trajectory.a[open_] + step[open_]
         model_slope = projected_gradient(actions, g[open_] + image[open_], task.limit)
-        todo = model_slope.flatten(1).norm(dim=1) > tolerance * g[open_].flatten(1).norm(dim=1)
+        todo = model_slope.flatten(1).norm(dim=1) > goal[open_]
         open_ = open_[todo]
         if not len(open_):
             break

@@ -1,12 +1,15 @@
 """The sparse block LU: its pattern holds all fill-in, and it solves what numpy.linalg.solve solves."""
 
+import functools
+
 import numpy as np
 import pytest
 import taichi as ti
 import torch
 
 from taichi_sim.elimination import Elimination
-from taichi_sim.lu import BlockLU
+from taichi_sim.loops import LOOPED, UNROLLED, UNROLLED_UPDATES, Scratch
+from taichi_sim.lu import block_lu
 
 CHAIN = (5, [(0, 1), (1, 2), (2, 3), (3, 4)])
 RING = (5, [(0, 1), (1, 2), (2, 3), (3, 4), (4, 0)])
@@ -19,9 +22,23 @@ def random_graph(seed, points=6, share=0.4):
     return points, [(i, j) for i in range(points) for j in range(i) if rng.random() < share]
 
 
+def cloth(side):
+    """A square grid with edges to the next point in rows, columns and diagonals, and to the next but one."""
+    steps = ((0, 1), (1, 0), (1, 1), (1, -1), (0, 2), (2, 0))
+    return side**2, [
+        (i * side + j, (i + down) * side + j + right)
+        for i in range(side)
+        for j in range(side)
+        for down, right in steps
+        if i + down < side and 0 <= j + right < side
+    ]
+
+
 GRAPHS = {"chain": CHAIN, "ring": RING, "star": STAR, "apart": APART} | {
     f"random{n}": random_graph(n) for n in range(3)
 }
+SMALL = tuple(GRAPHS)
+GRAPHS["cloth"] = cloth(5)
 
 
 def matrix(points, edges, d, seed, symmetric):
@@ -74,54 +91,72 @@ def test_ring_fills_in():
     assert len(Elimination.of(points, edges).block) == points + 2 * len(edges) + 2 * (points - 3)
 
 
-def solver(points, edges, d):
+@functools.cache
+def solver(loops, name, d, last=False):
     """solve(A, b) -> A⁻¹b, A⁻ᵀb, smallest pivot, for a batch of matrices (B, n, n) and vectors (B, n)."""
+    points, edges = GRAPHS[name]
     elimination = Elimination.of(points, edges)
-    lu, blocks = BlockLU(elimination, d), len(elimination.block)
+    assert loops is LOOPED or sum(len(later) ** 2 for later in elimination.later) <= UNROLLED_UPDATES  # minutes else
+    lu, scratch, each, dd = block_lu(loops)(elimination, d), Scratch(loops, last), loops.each, d * d
+    size = len(elimination.block) * dd
+    factors, straight, transposed = scratch.slot(size), scratch.slot(points * d), scratch.slot(points * d)
+    entries, rows = loops.range(size), loops.range(points * d)
 
     @ti.kernel
     def run(
-        J: ti.types.ndarray(ndim=3), b: ti.types.ndarray(ndim=3), x: ti.types.ndarray(ndim=3),
-        y: ti.types.ndarray(ndim=3), pivot: ti.types.ndarray(ndim=1),
+        J: ti.types.ndarray(ndim=2), b: ti.types.ndarray(ndim=2), work: ti.types.ndarray(ndim=2),
+        x: ti.types.ndarray(ndim=2), y: ti.types.ndarray(ndim=2), pivot: ti.types.ndarray(ndim=1),
     ):  # fmt: skip
         for n in range(J.shape[0]):
-            A = ti.Matrix.zero(float, blocks * d, d)
-            u = ti.Matrix.zero(float, points, d)
-            w = ti.Matrix.zero(float, points, d)
-            for i in ti.static(range(blocks * d)):
-                for k in ti.static(range(d)):
-                    A[i, k] = J[n, i, k]
-            for i in ti.static(range(points)):
-                for k in ti.static(range(d)):
-                    u[i, k] = b[n, i, k]
-                    w[i, k] = b[n, i, k]
+            A, u, w = factors[work, n], straight[work, n], transposed[work, n]
+            for i in each(entries):
+                A[i] = J[n, i]
+            for i in each(rows):
+                u[i] = b[n, i]
+                w[i] = b[n, i]
             pivot[n] = lu.factor(A)
             lu.solve(A, u)
             lu.solve_transposed(A, w)
-            for i in ti.static(range(points)):
-                for k in ti.static(range(d)):
-                    x[n, i, k] = u[i, k]
-                    y[n, i, k] = w[i, k]
+            for i in each(rows):
+                x[n, i] = u[i]
+                y[n, i] = w[i]
 
     def solve(A, b):
-        J = np.zeros((len(A), blocks * d, d))
+        B = len(A)
+        J = np.zeros((B, size))
         for (i, j), n in elimination.block.items():
-            J[:, n * d : n * d + d] = A[:, i * d : i * d + d, j * d : j * d + d]
-        b = torch.as_tensor(b).reshape(len(A), points, d).contiguous()
-        x, y, pivot = torch.empty_like(b), torch.empty_like(b), torch.empty(len(A), dtype=torch.float64)
-        run(torch.as_tensor(J), b, x, y, pivot)
-        return x.flatten(1).numpy(), y.flatten(1).numpy(), pivot.numpy()
+            J[:, n * dd : n * dd + dd] = A[:, i * d : i * d + d, j * d : j * d + d].reshape(B, dd)
+        b = torch.as_tensor(b)
+        work = torch.full((scratch.size, B) if last else (B, max(scratch.size, 1)), torch.nan, dtype=torch.float64)
+        x, y, pivot = torch.empty_like(b), torch.empty_like(b), torch.empty(B, dtype=torch.float64)
+        run(torch.as_tensor(J), b, work, x, y, pivot)
+        return x.numpy(), y.numpy(), pivot.numpy()
 
     return solve
 
 
-@pytest.mark.parametrize(("name", "d"), [*((name, 2) for name in GRAPHS), ("chain", 3), ("ring", 3)])
-def test_lu_solves_like_numpy(simulator, name, d):
-    """For symmetric and unsymmetric matrices, direct and transposed, to 1e-13 · cond; all pivots are positive."""
-    points, edges = GRAPHS[name]
+def systems_of_equations(points, edges, d):
+    """Twenty matrices, symmetric and not in turn, and right-hand sides."""
     A = np.array([matrix(points, edges, d, seed, symmetric=seed % 2 == 0) for seed in range(20)])
-    b = np.random.default_rng(1).standard_normal((20, points * d))
-    x, y, pivot = solver(points, edges, d)(A, b)
+    return A, np.random.default_rng(1).standard_normal((20, points * d))
+
+
+CASES = [*((name, 2) for name in SMALL), ("chain", 3), ("ring", 3)]
+
+
+@pytest.mark.parametrize(
+    ("loops", "name", "d", "last"),
+    [
+        *((UNROLLED, name, d, False) for name, d in CASES),
+        *((LOOPED, name, d, False) for name, d in CASES),
+        *((LOOPED, "cloth", 3, last) for last in (False, True)),
+    ],
+    ids=lambda value: ("looped", "unrolled")[value.unrolled] if hasattr(value, "unrolled") else str(value),
+)
+def test_lu_solves_like_numpy(simulator, loops, name, d, last):
+    """For symmetric and unsymmetric matrices, direct and transposed, to 1e-13 · cond; all pivots are positive."""
+    A, b = systems_of_equations(*GRAPHS[name], d)
+    x, y, pivot = solver(loops, name, d, last)(A, b)
     for found, exact in (
         (x, np.linalg.solve(A, b[..., None])),
         (y, np.linalg.solve(A.transpose(0, 2, 1), b[..., None])),
@@ -131,11 +166,19 @@ def test_lu_solves_like_numpy(simulator, name, d):
     assert (pivot > 0).all()
 
 
-def test_a_matrix_that_is_not_positive_definite_shows_in_its_pivots(simulator):
+def test_looped_and_unrolled_factors_solve_to_the_same_bits(simulator):
+    for name in ("ring", "random1"):
+        A, b = systems_of_equations(*GRAPHS[name], 2)
+        looped, unrolled = (solver(loops, name, 2)(A, b) for loops in (LOOPED, UNROLLED))
+        assert all(np.array_equal(*pair) for pair in zip(looped, unrolled, strict=True))
+
+
+@pytest.mark.parametrize("loops", (UNROLLED, LOOPED), ids=("unrolled", "looped"))
+def test_a_matrix_that_is_not_positive_definite_shows_in_its_pivots(simulator, loops):
     """A symmetric matrix with a negative eigenvalue has a pivot ≤ 0 (Sylvester); NaN counts as such."""
     points, edges = RING
     A = np.array([matrix(points, edges, 2, seed, symmetric=True) for seed in range(20)])
     A[10:] -= 0.2 * np.eye(points * 2)  # the smallest eigenvalue was 0.1
     A[0, 0, 0] = np.nan
-    _, _, pivot = solver(points, edges, 2)(A, np.ones((20, points * 2)))
+    _, _, pivot = solver(loops, "ring", 2)(A, np.ones((20, points * 2)))
     assert (pivot[1:10] > 0).all() and (pivot[10:] <= 0).all() and pivot[0] <= 0

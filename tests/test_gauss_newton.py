@@ -1,9 +1,13 @@
 """The Gauss–Newton step against the dense Ĥ = SᵀQS + R + μI, and against least squares in plain NumPy."""
 
+import functools
+
 import numpy as np
 import pytest
 import systems
 import torch
+
+from taichi_sim import Builder, InputError, Simulator, State
 
 B, N = 6, 12
 NAMES = (
@@ -13,8 +17,8 @@ NAMES = (
     "double",
     "rope",
     "net",
-    pytest.param("graph", marks=pytest.mark.slow),
 )
+ITERATIVE = ("oscillator", "damped_pendulum", "rope")  # kernels take long to compile
 
 
 def problem(simulator, first=True, per_rollout=True, damping=True, seed=0):
@@ -33,21 +37,34 @@ def problem(simulator, first=True, per_rollout=True, damping=True, seed=0):
 def dense(simulator, trajectory, q, r, mu):
     """Ĥ (B, N·m, N·m)."""
     S = simulator.jacobian(trajectory)
-    size = N * simulator.system.actions
-    S = S.reshape(B, -1, size)
+    S = S.flatten(3).flatten(1, 2)
     R = torch.diag_embed(r.reshape(len(r), -1) + mu[:, None])
     return S.transpose(1, 2) @ (q.reshape(len(q), -1, 1) * S) + R
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_step_solves_the_dense_system(simulator, name):
+def solve(simulator, method, *arguments, **more):
+    """By the recursion, or by conjugate gradients to 1e-12."""
+    if method == "riccati":
+        return simulator.gauss_newton_riccati(*arguments, **more)
+    return simulator.gauss_newton_cg(*arguments, **more, tolerance=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        *((name, "riccati") for name in NAMES),
+        pytest.param("graph", "riccati", marks=pytest.mark.slow),
+        *((name, "cg") for name in ITERATIVE),
+    ],
+)
+def test_step_solves_the_dense_system(simulator, name, method):
     """‖Ĥδa + g‖ ≤ 1e-10 ‖g‖, and δa to 1e-8 of the dense solution where cond(Ĥ) ≤ 1e6."""
     sim = simulator(name)
     for first, per_rollout, effort in ((True, True, 1.0), (False, False, 1.0), (True, True, 1e-4)):
         trajectory, g, q, r, mu = problem(sim, first, per_rollout)
         r, mu = effort * r, effort * mu
         H = dense(sim, trajectory, q, r, mu)
-        da = sim.gauss_newton(trajectory, g, q, r, mu).da.reshape(B, -1, 1)
+        da = solve(sim, method, trajectory, g, q, r, mu).da.reshape(B, -1, 1)
         flat = g.reshape(B, -1, 1)
         assert ((H @ da + flat).norm(dim=1) <= 1e-10 * flat.norm(dim=1)).all()
         exact = torch.linalg.solve(H, -flat)
@@ -62,7 +79,7 @@ def test_damping_defaults_to_none(simulator):
     assert torch.equal(sim.gauss_newton(trajectory, g, q, r).da, sim.gauss_newton(trajectory, g, q, r, mu).da)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", (*NAMES, pytest.param("graph", marks=pytest.mark.slow)))
 def test_held_actions_stay_and_the_rest_solves_its_own_system(simulator, name):
     """δa = 0 where held; (Ĥδa + g) = 0 where free; the gains of held actions are zero."""
     sim = simulator(name)
@@ -70,11 +87,11 @@ def test_held_actions_stay_and_the_rest_solves_its_own_system(simulator, name):
     H = dense(sim, trajectory, q, r, mu)
     free = systems.random(B, N, sim.system.actions, seed=30) > -0.3
     assert free.any() and not free.all()
-    step = sim.gauss_newton(trajectory, g, q, r, mu, free)
+    step = sim.gauss_newton_riccati(trajectory, g, q, r, mu, free)
     residual = (H @ step.da.reshape(B, -1, 1)).reshape(g.shape) + g
     assert (step.da[~free] == 0).all() and (step.gains[~free] == 0).all()
     assert residual[free].abs().max() <= 1e-10 * g.norm()
-    everything_held = sim.gauss_newton(trajectory, g, q, r, mu, torch.zeros_like(free))
+    everything_held = sim.gauss_newton_riccati(trajectory, g, q, r, mu, torch.zeros_like(free))
     assert (everything_held.da == 0).all()
 
 
@@ -84,7 +101,7 @@ def test_curvature_is_the_schur_complement_of_the_later_actions(simulator, name)
     sim, m = simulator(name), simulator(name).system.actions
     trajectory, g, q, r, mu = problem(sim)
     H = dense(sim, trajectory, q, r, mu)
-    curvature = sim.gauss_newton(trajectory, g, q, r, mu).curvature
+    curvature = sim.gauss_newton_riccati(trajectory, g, q, r, mu).curvature
     for t in range(N):
         now, later = slice(t * m, (t + 1) * m), slice((t + 1) * m, None)
         schur = H[:, now, now] - H[:, now, later] @ torch.linalg.solve(H[:, later, later], H[:, later, now])
@@ -97,7 +114,7 @@ def test_gains_answer_a_deviation_as_the_minimiser_would(simulator, name):
     sim, m = simulator(name), simulator(name).system.actions
     trajectory, g, q, r, mu = problem(sim, first=False)
     H = dense(sim, trajectory, q, r, mu)
-    step = sim.gauss_newton(trajectory, g, q, r, mu)
+    step = sim.gauss_newton_riccati(trajectory, g, q, r, mu)
     axes = torch.as_tensor(sim.system.axes.copy())
 
     def states(da, t):
@@ -203,14 +220,128 @@ def test_rollout_of_a_linear_system_equals_plain_numpy(simulator, name):
         assert np.abs(trajectory.p[b].flatten(1).numpy() - p).max() < 1e-14
 
 
-def test_a_failed_rollout_has_no_step(simulator):
-    sim = simulator("pendulum")
+@pytest.mark.parametrize("method", ("riccati", "cg"))
+def test_a_failed_rollout_has_no_step(simulator, method):
+    sim = simulator("damped_pendulum")
     trajectory, g, q, r, mu = problem(sim)
     a = trajectory.a.clone()
     a[2, 5] = 1e200
     poisoned = sim.rollout(trajectory.start, a)
     assert poisoned.ok.tolist() == [b != 2 for b in range(B)]
-    healthy, step = (sim.gauss_newton(t, g, q, r, mu) for t in (trajectory, poisoned))
-    assert (step.da[2] == 0).all() and (step.gains[2] == 0).all()
+    healthy, step = (solve(sim, method, t, g, q, r, mu) for t in (trajectory, poisoned))
     keep = [0, 1, 3, 4, 5]
-    assert torch.equal(step.da[keep], healthy.da[keep])
+    for rows in ("da", "gains") if method == "riccati" else ("da", "image", "iterations"):
+        mine, theirs = getattr(step, rows), getattr(healthy, rows)
+        assert (mine[2] == 0).all() and torch.equal(mine[keep], theirs[keep])
+
+
+# Conjugate gradients
+
+
+@pytest.mark.parametrize("name", ITERATIVE)
+def test_conjugate_gradients_hold_what_is_held_and_know_the_image_of_their_step(simulator, name):
+    sim = simulator(name)
+    trajectory, g, q, r, mu = problem(sim)
+    H = dense(sim, trajectory, q, r, mu)
+    free = systems.random(B, N, sim.system.actions, seed=30) > -0.3
+    step = solve(sim, "cg", trajectory, g, q, r, mu, free)
+    image = (H @ step.da.reshape(B, -1, 1)).reshape(g.shape)
+    assert (step.da[~free] == 0).all() and (image + g)[free].abs().max() <= 1e-10 * g.norm()
+    assert (step.image - image).norm() <= 1e-12 * (H.norm(dim=(1, 2)) * step.da.flatten(1).norm(dim=1)).norm()
+    still = sim.gauss_newton_cg(trajectory, g, q, r, mu, torch.zeros_like(free))
+    assert (still.da == 0).all() and (still.image == 0).all() and (still.iterations == 0).all()
+
+
+def test_conjugate_gradients_stop_at_their_tolerance_and_limit(simulator):
+    """At 0.1 the free residual is at most a tenth of the free gradient, in fewer iterations than at 1e-12."""
+    sim = simulator("rope")
+    trajectory, g, q, r, mu = problem(sim)
+    free = systems.random(B, N, sim.system.actions, seed=30) > -0.3
+    exact = solve(sim, "cg", trajectory, g, q, r, mu, free)
+    rough = sim.gauss_newton_cg(trajectory, g, q, r, mu, free, tolerance=0.1)
+    residual = ((dense(sim, trajectory, q, r, mu) @ rough.da.reshape(B, -1, 1)).reshape(g.shape) + g) * free
+    assert (residual.flatten(1).norm(dim=1) <= 0.1 * (g * free).flatten(1).norm(dim=1)).all()
+    assert (rough.iterations < exact.iterations).all() and (rough.iterations >= 1).all()
+    for limit in (0, 1, 3):
+        cut = sim.gauss_newton_cg(trajectory, g, q, r, mu, free, tolerance=1e-12, limit=limit)
+        assert (cut.iterations == limit).all() and bool((cut.da != 0).any()) == (limit > 0)
+    slack = sim.gauss_newton_cg(trajectory, g, q, r, mu, free, tolerance=1e-12, limit=int(exact.iterations.max()))
+    assert torch.equal(slack.da, exact.da)
+
+
+@pytest.mark.parametrize("tolerance", (0.0, 1.0, -0.1, float("nan"), float("inf")))
+def test_a_tolerance_outside_0_to_1_is_refused(simulator, tolerance):
+    sim = simulator("oscillator")
+    trajectory, g, q, r, mu = problem(sim)
+    with pytest.raises(InputError, match="tolerance: expected a number between 0 and 1, got"):
+        sim.gauss_newton_cg(trajectory, g, q, r, mu, tolerance=tolerance)
+
+
+def test_memory_of_conjugate_gradients_grows_linearly_with_the_horizon(simulator):
+    for name in ("rope", "damped_pendulum", "double"):
+        cg = simulator(name)._cg
+        assert cg.store(1) > 0 and all(cg.store(2 * N) == 2 * cg.store(N) for N in (1, 50, 1000))
+
+
+def test_the_method_follows_the_size_of_the_state(simulator):
+    for name, direct in (("pendulum", True), ("double", True), ("rope", False)):
+        sim = simulator(name)
+        trajectory, g, q, r, mu = problem(sim)
+        step = sim.gauss_newton(trajectory, g, q, r, mu)
+        assert sim.direct == direct == (step.gains is not None) == (step.image is None)
+
+
+# Contact and friction
+
+
+@functools.cache
+def cloth():
+    """A square of 3 × 3 points on a rough table, held by a grip at each corner."""
+    b = Builder("small cloth", dim=3)
+    grid = b.grid((-0.1, -0.1, 0.0), (0.1, 0.0, 0.0), (0.0, 0.1, 0.0), 3, 3, 0.1, stretch=100.0, shear=30.0, bend=1.0)
+    for i, x, axes in ((0, -0.1, "x"), (-1, 0.1, "xz")):
+        for j, y in ((0, -0.1), (-1, 0.1)):
+            b.spring(b.handle((x, y, 0.0), axes=axes), grid[i][j], stiffness=100.0, length=0.0)
+    b.plane((0.0, 0.0, 1.0), 0.0, stiffness=400.0, blend=1e-3, friction=0.4, tangential=100.0)
+    return Simulator(b.build(), 0.016)
+
+
+def dragged(simulator, N):
+    """Pressed on the table by its grips, 1 cm below it, and dragged along x at about 0.5 m/s."""
+    start = simulator.start(B)
+    down = torch.tensor([0.0, 0.0, 0.01], dtype=torch.float64)
+    x = start.x + systems.random(B, 9, 3, seed=90, scale=2e-3) - 0.3 * down
+    start = State.start(x, systems.random(B, 9, 3, seed=91, scale=0.05), start.p - down)
+    a = systems.random(B, N, simulator.system.actions, seed=92, scale=0.1)
+    a[..., [0, 1, 2, 4]] += 0.5  # the x axes of the four grips
+    return simulator.rollout(start, a)
+
+
+@pytest.mark.parametrize("method", ("riccati", "cg"))
+def test_step_of_a_cloth_dragged_over_a_table_solves_the_dense_system(simulator, method):
+    """With points that slide, that stick and that hang in the air, actions that are held, and damping."""
+    sim, N = cloth(), 8
+    trajectory, s = dragged(sim, N), sim.system
+    assert trajectory.ok.all()
+    load = s.contact_stiffness[0] * (-trajectory.x[:, 1:, :, 2]).clamp(min=0.0)
+    slip = s.tangential_stiffness[0] * sim.h * trajectory.v[:, 1:, :, :2].norm(dim=-1) / (s.friction[0] * load)
+    touching = load > 0
+    assert (slip[touching] > 3).any() and (slip[touching] < 0.5).any() and not touching.all()
+    m = s.actions
+    g, mu = systems.random(B, N, m, seed=93), systems.random(B, seed=94).abs()
+    q, r = systems.random(B, N, s.state_size, seed=95).abs(), systems.random(B, N, m, seed=96).abs() + 0.1
+    free = systems.random(B, N, m, seed=97) > -0.8
+    assert free.any() and not free.all()
+    H = dense(sim, trajectory, q, r, mu)
+    for mask in (torch.ones_like(free), free):
+        step = solve(sim, method, trajectory, g, q, r, mu, mask)
+        image = (H @ step.da.reshape(B, -1, 1)).reshape(g.shape)
+        for b in range(B):
+            on = mask[b].flatten()
+            exact = torch.linalg.solve(H[b][on][:, on], -g[b].flatten()[on])
+            assert torch.linalg.cond(H[b]) <= 1e6
+            assert (image + g)[b][mask[b]].norm() <= 1e-10 * g[b][mask[b]].norm()
+            assert (step.da[b].flatten()[on] - exact).norm() <= 1e-8 * exact.norm()
+        assert (step.da[~mask] == 0).all()
+        if method == "cg":
+            assert (step.image - image).norm() <= 1e-12 * image.norm()

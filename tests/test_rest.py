@@ -1,7 +1,6 @@
 """Where systems rest, against SciPy on a potential energy written here, and what internal forces conserve."""
 
 import dataclasses
-import functools
 
 import numpy as np
 import pytest
@@ -10,7 +9,6 @@ import systems
 import torch
 from test_contact import cloth
 
-import tasks
 from taichi_sim import Builder, Simulator, equilibrium
 from taichi_sim.builder import GRAVITY
 from taichi_sim.mechanics import BDF1, BDF2
@@ -19,24 +17,24 @@ pytestmark = pytest.mark.usefixtures("simulator")  # it starts Taichi
 
 
 def smooth(delta, k, blend):
-    """Energy and force of a cable stretched by δ, or of a plane pressed by δ, as in `energy`; real or complex."""
-    curved, taut = np.abs(delta.real) < blend, delta.real >= blend
+    """Energy and force of a cable stretched by δ, or of a plane pressed by δ, as `energy` says; real or complex."""
     blend = np.where(blend > 0, blend, 1.0)
+    curved, taut = np.abs(delta.real) < blend, delta.real >= blend
     energy = np.where(curved, k * (delta + blend) ** 3 / (12 * blend), 0.5 * k * delta**2 + k * blend**2 / 6)
     force = np.where(curved, k * (delta + blend) ** 2 / (4 * blend), k * delta)
     return np.where(curved | taut, energy, 0.0), np.where(curved | taut, force, 0.0)
 
 
 def potential(system, x):
-    """Energy of gravity, springs and planes with the points at x (P, d), the handles at home; its gradient (P, d)."""
+    """The energy of springs, planes and gravity, points at x (P, d) and handles at home; its gradient (P, d)."""
     s = system
     nodes = np.concatenate((x, s.home))
     i, j = s.ends.T
     span = nodes[i] - nodes[j]
-    length = np.sqrt((span**2).sum(1) + 1e-12)
+    length = np.sqrt((span**2).sum(1) + 1e-12)  # η² = 1e-12 m²
     delta = length - s.length
-    energy, tension = smooth(delta, s.stiffness, s.blend)
-    energy, tension = np.where(s.unilateral, energy, 0.5 * s.stiffness * delta**2), np.where(s.unilateral, tension, s.stiffness * delta)
+    pulls, pushes = smooth(delta, s.stiffness, s.blend), (0.5 * s.stiffness * delta**2, s.stiffness * delta)
+    energy, tension = (np.where(s.unilateral, one, other) for one, other in zip(pulls, pushes, strict=True))
     pull = (tension / length)[:, None] * span
     gradient = np.zeros_like(nodes)
     np.add.at(gradient, i, pull)
@@ -51,7 +49,7 @@ def potential(system, x):
 
 
 def rest(system, guess):
-    """x (P, d) of least energy near `guess`, by SciPy."""
+    """x (P, d) of a least energy near `guess`, by SciPy: forces vanish, and any move takes energy."""
     shape = system.rest.shape
 
     def energy(x):
@@ -63,67 +61,69 @@ def rest(system, guess):
     def hessian(x):
         return np.stack([gradient(x + 1e-30j * e).imag / 1e-30 for e in np.eye(x.size)])
 
-    least = scipy.optimize.minimize(energy, guess.ravel(), jac=gradient, hess=hessian, method="trust-exact", options={"gtol": 1e-9, "maxiter": 2000})
-    root = scipy.optimize.root(gradient, least.x, jac=hessian, tol=1e-14)
-    print(least.message, least.nit, root.message, np.abs(root.fun).max(), np.abs(root.x-least.x).max(), np.linalg.eigvalsh(hessian(root.x))[:4])
-    return root.x.reshape(shape)
+    near = scipy.optimize.minimize(energy, guess.ravel(), jac=gradient, hess=hessian, method="trust-exact").x
+    x = scipy.optimize.root(gradient, near, jac=hessian, tol=1e-14).x
+    assert np.abs(gradient(x)).max() <= 1e-12
+    assert np.linalg.eigvalsh(hessian(x))[0] > 1.0  # N/m
+    return x.reshape(shape)
 
 
-@functools.cache
-def free_cloth(g):
+def assert_stays(simulator, x, p):
+    start = simulator.start(1, x=x, p=p)
+    rows = simulator.rollout(start, torch.zeros(1, 100, simulator.system.actions, dtype=torch.float64))
+    assert rows.ok.all()
+    assert (rows.x - rows.x[:, :1]).abs().max() <= 1e-12
+    assert rows.v.abs().max() <= 1e-12
+
+
+def test_rope_rests_where_scipy_finds_it(task):
+    rope = task("rope3d-stop")
+    s = rope.system
+    x = rest(s, s.rest + systems.random(s.points, 3, seed=3, scale=0.02).numpy())
+    assert np.abs(rope.goal.numpy() - x).max() <= 1e-10
+    assert_stays(rope.simulator, rope.goal, s.home.copy())
+
+
+@pytest.mark.parametrize("lift", (0.0, 10.0))
+def test_cloth_rests_where_scipy_finds_it(lift):
+    """Lying on the table, and hanging from its four grips `lift` m above it."""
+    task = cloth()
+    s = dataclasses.replace(task.system, offset=task.system.offset - lift)
+    goal = equilibrium(s) if lift else task.goal
+    guess = s.rest + systems.random(s.points, 3, seed=4, scale=0.005).numpy()
+    guess[:, 2] -= 0.0 if lift == 0 else 0.03 * (2 - ((s.rest / 0.2) ** 2)[:, :2].sum(1))
+    assert np.abs(goal.numpy() - rest(s, guess)).max() <= 1e-10
+    depth = s.offset[0] - goal[:, 2].numpy()
+    assert (depth < -1.0).all() if lift else (depth > -s.contact_blend[0]).all()
+    up = torch.tensor([0.0, 0.0, lift], dtype=torch.float64)
+    assert_stays(task.simulator, goal + up, torch.as_tensor(s.home.copy()) + up)
+
+
+@pytest.mark.parametrize(("g", "rows", "columns"), ((GRAVITY, 4, 3), (0.0, 2, 2)))
+def test_free_cloth_moves_by_its_springs_whose_sum_and_torque_vanish(g, rows, columns):
+    """f = M (c₀ v₁ + c₁ v₀ + c₂ v₋₁)/h − M g is what the springs pull with; Σ f = 0, Σ x × f = 0, and the momentum
+    grows by M g h a step. Random stretch and velocities."""
     b = Builder("free cloth", 3, gravity=g)
-    if g:
-        b.grid((0.0, 0.0, 0.0), (0.1, 0.0, 0.0), (0.0, 0.1, 0.0), 4, 3, 0.1, 100.0, 30.0, 1.0)
-    else:
-        b.grid((0.0, 0.0, 0.0), (0.1, 0.0, 0.0), (0.0, 0.1, 0.0), 2, 2, 0.1, 100.0, 30.0, 1.0)
-    return Simulator(b.build(), 0.016)
-
-
-@pytest.mark.parametrize("g", (GRAVITY, 0.0))
-def test_free_cloth(g):
-    sim = free_cloth(g)
-    s, h, N = sim.system, sim.h, 40
-    x, v = sim.start(4).x + systems.random(4, s.points, 3, seed=1, scale=0.03), systems.random(4, s.points, 3, seed=2)
-    trajectory = sim.rollout(sim.start(4, x=x, v=v), torch.zeros(4, N, 0, dtype=torch.float64))
+    b.grid((0.0, 0.0, 0.0), (0.1, 0.0, 0.0), (0.0, 0.1, 0.0), rows, columns, 0.1, 100.0, 30.0, 1.0)
+    s, h, B, N = b.build(), 0.016, 4, 40
+    sim = Simulator(s, h, unrolled=False)
+    x = torch.as_tensor(s.rest.copy()) + systems.random(B, s.points, 3, seed=1, scale=0.03)
+    start = sim.start(B, x=x, v=systems.random(B, s.points, 3, seed=2))
+    trajectory = sim.rollout(start, torch.zeros(B, N, 0, dtype=torch.float64))
     assert trajectory.ok.all()
     x, v = trajectory.x.numpy(), trajectory.v.numpy()
+
+    def difference(y):
+        first = BDF1[0] * y[:, 1:2] + BDF1[1] * y[:, :1]
+        return np.concatenate((first, BDF2[0] * y[:, 2:] + BDF2[1] * y[:, 1:-1] + BDF2[2] * y[:, :-2]), 1)
+
     m = s.mass[:, None]
-    def bdf(rows):
-        first = BDF1[0] * rows[:, 1:2] + BDF1[1] * rows[:, :1]
-        return np.concatenate((first, BDF2[0] * rows[:, 2:] + BDF2[1] * rows[:, 1:-1] + BDF2[2] * rows[:, :-2]), 1)
-
-    momentum = (m * v).sum(2)
-    print("momentum", np.abs(bdf(momentum) - m.sum() * s.gravity * h).max(), np.abs(momentum).max())
-    print("momentum closed", np.abs(momentum - momentum[:, :1] - m.sum() * s.gravity * h * np.arange(N + 1)[:, None]).max())
-    force = m * bdf(v) / h - m * s.gravity
-    print("sum", np.abs(force.sum(2)).max(), np.abs(force).max())
-    print("torque", np.abs(np.cross(x[:, 1:], force).sum(2)).max(), np.abs(np.cross(x[:, 1:], force)).max())
-    wanted = np.array([[-potential(s, row)[1] for row in rows[1:]] for rows in x]) - m * s.gravity
-    print("law", np.abs(force - wanted).max())
-
-
-def test_rope(task):
-    t = task("rope3d-stop")
-    s = t.system
-    x = rest(s, s.rest + systems.random(5, 3, seed=3, scale=0.02).numpy())
-    print("rope", np.abs(t.goal.numpy() - x).max())
-    r = t.simulator.rollout(t.simulator.start(1, x=t.goal), torch.zeros(1, 100, 2, dtype=torch.float64))
-    print("moves", (r.x - r.x[:, :1]).abs().max(), r.v.abs().max())
-
-
-@pytest.mark.parametrize("drop", (10.0, 0.0))
-def test_cloth(drop):
-    t = cloth()
-    s = dataclasses.replace(t.system, offset=t.system.offset - drop)
-    goal = equilibrium(s) if drop else t.goal
-    print(s.rest[:,2].min(), goal[:, 2])
-    for seed in range(3):
-        bowl = ((s.rest / 0.2) ** 2 - 1)[:, :2].sum(1)
-        guess = s.rest + systems.random(s.points, 3, seed=seed, scale=0.005).numpy()
-        if drop: guess[:, 2] += 0.03 * bowl
-        x = rest(s, guess)
-        print("cloth", np.abs(goal.numpy() - x).max())
-    up = torch.tensor([0, 0, drop])
-    start = t.simulator.start(1, x=goal + up, p=torch.as_tensor(s.home.copy()) + up)
-    r = t.simulator.rollout(start, torch.zeros(1, 100, 12, dtype=torch.float64))
-    print("moves", (r.x - r.x[:, :1]).abs().max(), r.v.abs().max())
+    momentum, weight = (m * v).sum(2), s.mass.sum() * s.gravity
+    assert np.abs(difference(momentum) - h * weight).max() <= 4e-15
+    assert np.abs(momentum - momentum[:, :1] - h * weight * np.arange(N + 1)[:, None]).max() <= 4e-15
+    force = m * difference(v) / h - m * s.gravity
+    assert np.abs(force).max() > 1.0
+    assert np.abs(force.sum(2)).max() <= 1e-13
+    assert np.abs(np.cross(x[:, 1:], force).sum(2)).max() <= 1e-12
+    springs = np.array([[-potential(s, row)[1] for row in rollout[1:]] for rollout in x]) - m * s.gravity
+    assert np.abs(force - springs).max() <= 5e-11
