@@ -63,6 +63,8 @@ def _parser() -> Parser:
     sub.add_argument("--motions", type=_integer, default=1, help="random motions to begin from (default 1)")
     sub.add_argument("--policy", action="append", default=[], metavar="RUN", help="a run whose rollouts to begin from")
 
+    sub.add_argument("--iterations", type=_integer, default=160, help="from each beginning, at most (default 160)")
+
     sub = command("baseline", baseline, "What no motion, a plain LQR and the best known actions cost.")
     sub.add_argument("task", metavar="TASK", help="a task's name, see `pods list`")
 
@@ -71,7 +73,9 @@ def _parser() -> Parser:
     sub.add_argument("--horizon", type=_integer, help="steps of a rollout, instead of the task's")
     sub.add_argument("--states", type=_integer, default=16, help="test states to check (default 16)")
 
-    sub = command("doctor", doctor, "Check this machine: versions, devices, Vulkan, precision and a 5-second self-test.")
+    sub = command(
+        "doctor", doctor, "Check this machine: versions, devices, Vulkan, precision and a 5-second self-test."
+    )
     sub.add_argument("--stress", metavar="TASK", help="instead: random rollouts of a task at the velocity limit")
     sub.add_argument("--steps", type=_integer, default=100_000, help="of those rollouts (default 100000)")
     return parser
@@ -217,9 +221,9 @@ def reference(options):
             run.config["task"] == task.name, "policy", f"a run of {task.name}", f"{run.path}, of {run.config['task']}"
         )
     policies = [_policy_of(run, task) for run in runs]
-    best.store(
-        task, best.improve(task, best.load(task), policies, options.motions, lambda line: print(line, flush=True))
-    )
+    expect(options.iterations >= 1, "iterations", "a number >= 1", options.iterations)
+    settings = (policies, options.motions, options.iterations, lambda line: print(line, flush=True))
+    best.store(task, best.improve(task, best.load(task), *settings))
     print(f"stored in {best.path(task)}")
 
 

@@ -33,8 +33,7 @@ def evaluate(task: Task, policy, reference: Reference | None = None, states: int
     kinetic = 0.5 * (mass * rows.v.square().sum(-1)).sum(-1)
     axes = torch.as_tensor(task.system.axes.copy()).to(rows.a.device, rows.a.dtype)
     handle = (rows.a[:, : task.N] @ axes.T).unflatten(-1, task.system.home.shape).norm(dim=-1)
-    rewards = task.rewards(rows)[:, : task.N]
-    value = rewards.sum(1)
+    value = task.rewards(rows).sum(1)
     result = {
         "task": task.name,
         "task_digest": task.digest(),

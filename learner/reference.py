@@ -73,12 +73,21 @@ def store(task: Task, reference: Reference):
         ) from error
 
 
-def improve(task: Task, old: Reference | None, policies=(), motions: int = 1, report=lambda line: None) -> Reference:
+def improve(
+    task: Task,
+    old: Reference | None,
+    policies=(),
+    motions: int = 1,
+    iterations: int = ITERATIONS,
+    report=lambda line: None,
+) -> Reference:
     """Optimise every test state from `old` or from rest, `motions` random motions and each policy's rollouts."""
     start = task.test_states()
     best = old
     for name, origin, actions in beginnings(task, start, old, policies, motions):
-        found = [optimise(task, start[part], actions[part]) for part in torch.arange(TEST_STATES).split(CHUNK)]
+        found = [
+            optimise(task, start[part], actions[part], iterations) for part in torch.arange(TEST_STATES).split(CHUNK)
+        ]
         new = Reference(
             torch.cat([f.cost for f in found]),
             torch.cat([f.actions for f in found]),
@@ -110,8 +119,8 @@ def beginnings(task: Task, start: State, old: Reference | None, policies, motion
         yield f"policy {n}", 2, closed_loop(task, policy, start).a
 
 
-def optimise(task: Task, start: State, actions: torch.Tensor) -> Reference:
-    """Gauss–Newton with line search until the projected gradient vanishes; damping grows only where that stalls."""
+def optimise(task: Task, start: State, actions: torch.Tensor, iterations: int = ITERATIONS) -> Reference:
+    """Gauss–Newton with line search, `iterations` times or until the projected gradient vanishes; damping grows only where that stalls."""
     simulator = task.simulator
     still = simulator.rollout(start, torch.zeros_like(actions))
     scale = cost_gradient(task, still).flatten(1).norm(dim=1)
@@ -119,7 +128,7 @@ def optimise(task: Task, start: State, actions: torch.Tensor) -> Reference:
     damping = torch.zeros_like(scale)
     open_ = torch.nonzero(rows.ok).flatten()
     parts = {name: getattr(rows, name) for name in ("x", "v", "p", "a", "status", "iterations")}
-    for _ in range(ITERATIONS):
+    for _ in range(iterations):
         left = _projected(task, rows[open_]) > 0.1 * TOLERANCE * scale[open_]
         open_ = open_[left & (damping[open_] < 1e6)]
         if not len(open_):

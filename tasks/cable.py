@@ -31,7 +31,9 @@ def system():
 
 def task(goal: str) -> Task:
     reward = {"stop": pendulum.STOP, "origin": pendulum.ORIGIN}[goal]
-    return Task(f"cable2d-{goal}", system(), pendulum.H, pendulum.STEPS, pendulum.LIMIT, reward, Shake(speed=(0.1, 0.8)))
+    return Task(
+        f"cable2d-{goal}", system(), pendulum.H, pendulum.STEPS, pendulum.LIMIT, reward, Shake(speed=(0.1, 0.8))
+    )
 
 
 TASKS = {f"cable2d-{g}": functools.partial(task, g) for g in ("stop", "origin")}

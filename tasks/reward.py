@@ -33,3 +33,30 @@ class Quadratic:
         weights = [self.w_p] * actions + [self.w_x] * coordinates + [self.w_v] * coordinates
         state = 2 * torch.tensor(weights, dtype=torch.float64)
         return state.expand(1, N, -1), torch.full((1, N, actions), 2 * self.w_a, dtype=torch.float64)
+
+
+@dataclasses.dataclass(frozen=True)
+class Terminal:
+    """The rewards of `last` at the last step and nothing before: where an episode ends is all that counts.
+
+    Earlier actions then have no curvature of their own. `prox` (s²/m²) stands in for it in R, for every action: it
+    shortens Gauss–Newton steps and changes neither the reward nor its gradient.
+    """
+
+    last: Quadratic
+    prox: float
+
+    @property
+    def w_x(self) -> float:
+        return self.last.w_x
+
+    def __call__(self, x, v, p, a):
+        """(B, N), zero but for the last column; arguments as for `Quadratic`."""
+        final = self.last(x[:, -1:], v[:, -1:], p[:, -1:], a[:, -1:])
+        return torch.cat((torch.zeros_like(final).expand(-1, a.shape[1] - 1), final), 1)
+
+    def curvature(self, N: int, actions: int, coordinates: int):
+        """Q (1, N, n_s) and R (1, N, m) as of `Quadratic`, Q zero but for the last row."""
+        q, r = self.last.curvature(N, actions, coordinates)
+        q = torch.cat((torch.zeros_like(q[:, 1:]), q[:, :1]), 1)
+        return q, torch.full_like(r, 2 * self.prox)

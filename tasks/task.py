@@ -12,8 +12,8 @@ import torch
 from taichi_sim import Simulator, State, System, Trajectory, equilibrium
 from taichi_sim.errors import expect
 
-from .reward import Quadratic
-from .shake import Shake
+from .reward import Quadratic, Terminal
+from .shake import Lift, Shake
 
 TEST_SEED = (0,)  # of the test states; no training uses it
 TEST_STATES = 1000
@@ -28,8 +28,8 @@ class Task:
     h: float
     N: int
     limit: float
-    reward: Quadratic
-    shake: Shake
+    reward: Quadratic | Terminal
+    shake: Shake | Lift
 
     @functools.cached_property
     def simulator(self) -> Simulator:
@@ -69,9 +69,9 @@ class Task:
         return torch.cat((handle, (x - self.goal).flatten(-2), v.flatten(-2)), -1)
 
     def rewards(self, trajectory: Trajectory) -> torch.Tensor:
-        """(B, N) rewards r(row t+1, a[:, t]); row 0 is not counted."""
-        x, v, p = (rows[:, 1:] for rows in (trajectory.x, trajectory.v, trajectory.p))
-        return self.reward(x - self.goal, v, p - self._home, trajectory.a)
+        """(B, N) rewards r(row t+1, a[:, t]) of the horizon; row 0 is not counted, nor is what comes after row N."""
+        x, v, p = (rows[:, 1 : self.N + 1] for rows in (trajectory.x, trajectory.v, trajectory.p))
+        return self.reward(x - self.goal, v, p - self._home, trajectory.a[:, : self.N])
 
     def returns(self, trajectory: Trajectory) -> torch.Tensor:
         """(B,) the sum of the rewards, −inf for a failed rollout."""

@@ -7,7 +7,6 @@ import pytest
 import scipy.optimize
 import systems
 import torch
-from test_contact import cloth
 
 from taichi_sim import Builder, Simulator, equilibrium
 from taichi_sim.builder import GRAVITY
@@ -85,18 +84,18 @@ def test_rope_rests_where_scipy_finds_it(task):
 
 
 @pytest.mark.parametrize("lift", (0.0, 10.0))
-def test_cloth_rests_where_scipy_finds_it(lift):
+def test_cloth_rests_where_scipy_finds_it(task, lift):
     """Lying on the table, and hanging from its four grips `lift` m above it."""
-    task = cloth()
-    s = dataclasses.replace(task.system, offset=task.system.offset - lift)
-    goal = equilibrium(s) if lift else task.goal
+    cloth = task("cloth-lay")
+    s = dataclasses.replace(cloth.system, offset=cloth.system.offset - lift)
+    goal = equilibrium(s) if lift else cloth.goal
     guess = s.rest + systems.random(s.points, 3, seed=4, scale=0.005).numpy()
     guess[:, 2] -= 0.0 if lift == 0 else 0.03 * (2 - ((s.rest / 0.2) ** 2)[:, :2].sum(1))
     assert np.abs(goal.numpy() - rest(s, guess)).max() <= 1e-10
     depth = s.offset[0] - goal[:, 2].numpy()
     assert (depth < -1.0).all() if lift else (depth > -s.contact_blend[0]).all()
     up = torch.tensor([0.0, 0.0, lift], dtype=torch.float64)
-    assert_stays(task.simulator, goal + up, torch.as_tensor(s.home.copy()) + up)
+    assert_stays(cloth.simulator, goal + up, torch.as_tensor(s.home.copy()) + up)
 
 
 @pytest.mark.parametrize(("g", "rows", "columns"), ((GRAVITY, 4, 3), (0.0, 2, 2)))
