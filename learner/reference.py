@@ -120,7 +120,10 @@ def beginnings(task: Task, start: State, old: Reference | None, policies, motion
 
 
 def optimise(task: Task, start: State, actions: torch.Tensor, iterations: int = ITERATIONS) -> Reference:
-    """Gauss–Newton with line search, `iterations` times or until the projected gradient vanishes; damping grows only where that stalls."""
+    """Gauss–Newton with line search, `iterations` times or until the projected gradient vanishes.
+
+    Damping grows only where that stalls.
+    """
     simulator = task.simulator
     still = simulator.rollout(start, torch.zeros_like(actions))
     scale = cost_gradient(task, still).flatten(1).norm(dim=1)

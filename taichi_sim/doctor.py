@@ -9,8 +9,8 @@ import taichi as ti
 import torch
 
 from . import runtime
-from .simulator import Simulator
 from .builder import Builder
+from .simulator import Simulator
 from .verification import adjoint_mismatch
 
 # Opening a window without a driver can end the process, so Vulkan is tried in another one.

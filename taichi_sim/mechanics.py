@@ -149,7 +149,16 @@ def mechanics(loops: Loops):
             return span / length, share
 
         @ti.func
-        def damp(self, e: ti.template(), span: ti.template(), rate: ti.template(), lag: ti.template(), now: ti.template()):
+        def damp(
+            self,
+            # In
+            e: ti.template(),
+            span: ti.template(),
+            rate: ti.template(),
+            lag: ti.template(),
+            # Out
+            now: ti.template(),
+        ):
             """½ c s (rate·n)² with the direction n and share s of `lag`, and with those of now, which go into `now`."""
             n, share = self.engaged(e, span)
             speed, speed_before = 0.0, 0.0

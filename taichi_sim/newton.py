@@ -14,6 +14,8 @@ ROUND_OFF = 16.0  # the tolerance is this many times eps · scale, see Mechanics
 SUFFICIENT = 1e-4  # of the linear prediction must be gained (Armijo)
 SMALLEST_ALPHA = 1e-9
 SMALLEST_ADVANCE = 1.0 / 64.0  # of the handles' motion, in continuation
+LARGEST_SHIFT = 1e6  # of the Jacobian's diagonal, relative to its largest entry
+PATIENCE = 30  # linear solves with the lagged potential
 
 # Taichi knows no enumerations.
 OK, NOT_CONVERGED, NON_FINITE, NOT_RUN = (int(s) for s in Status)
@@ -29,10 +31,12 @@ def newton(loops: Loops):
 
         The line search is on the incremental potential. Dampers and friction enter it with the directions and loads
         of the last iterate, with which its gradient is the residual there; since that potential changes from iterate
-        to iterate, halving the residual is accepted as well. (On the residual norm alone, 3 in 1,000 steps of a cloth
-        pushed about on its table ended in a local minimum.) The Jacobian's diagonal is shifted only while a pivot is
-        not positive or its direction not downhill. If that fails, the handles are moved a part of their way first,
-        and the whole way from there: the equation finally solved, and so the row and its derivatives, are the same.
+        to iterate, halving the residual is accepted as well, and after `PATIENCE` solves the search starts again on
+        the residual norm. (On that alone 3 in 1,000 steps of a cloth pushed about on its table ended in a local
+        minimum; on the potential alone 1 in 3,000 steps of damped cables went round in circles.) The Jacobian's
+        diagonal is shifted only while a pivot is not positive or its direction not downhill. If all that fails, the
+        handles are moved a part of their way first, and the whole way from there: the equation finally solved, and so
+        the row and its derivatives, are the same.
         """
 
         def __init__(self, mechanics, scratch: Scratch, eps: float):
@@ -86,6 +90,7 @@ def newton(loops: Loops):
             solves, evaluations, running, fresh = 0, 0, 1, 1
             alpha, slope, merit0, worst0, shift = 1.0, 0.0, 0.0, 0.0, 0.0
             goal, reached, advance = 1.0, 0.0, 1.0  # shares of the handles' motion
+            strict, begun, square, square0, steepness = 0, 0, 0.0, 0.0, 0.0  # strict: on the residual norm
 
             while running == 1:
                 evaluations += 1
@@ -96,7 +101,7 @@ def newton(loops: Loops):
                     x[n] = x_free[n] + trial[n]
                     v[n] = v_free[n] + c0 / h * trial[n]
                 merit, own, size = self.mech.assemble(trial, x, v, p, w, c0, h, lag, now, r, scale, J, Z, C, F)
-                worst = 0.0
+                worst, square, grains = 0.0, 0.0, 0.0
                 bulk = 0.0  # of all that must be finite: max() and the branches of a cable's energy pass over NaN
                 for n in each(self.mech.handle_coordinates):
                     bulk += ti.abs(p[n])
@@ -104,11 +109,16 @@ def newton(loops: Loops):
                     grain = ROUND_OFF * self.eps * scale[known(n // self.mech.d)]
                     bulk += ti.abs(r[n]) + grain
                     worst = ti.max(worst, ti.abs(r[n]) / grain)
+                    if ti.static(self.mech.dissipative):
+                        square += 0.5 * r[n] * r[n]
+                        grains += grain * grain
                 finite = (ti.abs(merit) < ti.math.inf) and (ti.abs(own) < ti.math.inf) and (bulk < ti.math.inf)
                 failed = False
                 better = merit <= merit0 + SUFFICIENT * alpha * slope + 16.0 * self.eps * size
                 if ti.static(self.mech.dissipative):
                     better = better or worst <= 0.5 * worst0
+                    if strict == 1:
+                        better = square <= square0 + SUFFICIENT * alpha * steepness + grains
 
                 if finite and (fresh == 1 or better):
                     for n in each(self.mech.coordinates):
@@ -122,10 +132,10 @@ def newton(loops: Loops):
                                 settled[n] = u[n]
                             reached = goal
                             goal = ti.min(1.0, reached + advance)
-                            fresh = 1
+                            fresh, strict, begun = 1, 0, solves
                             shift = 0.0
                     else:
-                        merit0, worst0 = own, worst
+                        merit0, worst0, square0 = own, worst, square
                         for n in each(self.mech.lagging):
                             lag[n] = now[n]
                         stiffest = 0.0
@@ -141,10 +151,14 @@ def newton(loops: Loops):
                         if pivot > 0.0:
                             solves += 1
                             self.lu.solve(J, du)
-                            slope = 0.0
+                            slope, steepness = 0.0, 0.0
                             for n in each(self.mech.coordinates):
                                 slope += r[n] * du[n]
+                                if ti.static(self.mech.dissipative):
+                                    steepness -= r[n] * (r[n] + shift * du[n])  # rᵀJ du, as (J + shift) du = −r
                             downhill = slope < 0.0
+                            if strict == 1:
+                                downhill = steepness < 0.0
                         if downhill:
                             alpha = 1.0
                             fresh = 0
@@ -154,7 +168,9 @@ def newton(loops: Loops):
                         else:
                             shift = ti.max(4.0 * shift, 1e-3 * stiffest)
                             fresh = 1
-                            failed = not (shift < ti.math.inf)
+                            failed = not (shift < LARGEST_SHIFT * stiffest)
+                        if ti.static(self.mech.dissipative):
+                            failed = failed or (strict == 0 and solves - begun >= PATIENCE)
                 elif fresh == 1:
                     failed = True
                 else:
@@ -166,18 +182,23 @@ def newton(loops: Loops):
                 if evaluations >= EVALUATIONS:
                     running = 0
                 elif failed:
-                    advance *= 0.5
-                    if advance < SMALLEST_ADVANCE:
-                        running = 0
-                        if not finite:
-                            status = NON_FINITE
-                    else:
+                    again = True
+                    if ti.static(self.mech.dissipative):
+                        strict = 1 - strict
+                    if strict == 0:
+                        advance *= 0.5
                         goal = reached + advance
+                        again = advance >= SMALLEST_ADVANCE
+                    if again:
                         for n in each(self.mech.coordinates):
                             trial[n] = settled[n]
                             u[n] = settled[n]
-                        fresh = 1
+                        fresh, begun = 1, solves
                         shift = 0.0
+                    else:
+                        running = 0
+                        if not finite:
+                            status = NON_FINITE
             return status, solves
 
     return Newton

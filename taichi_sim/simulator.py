@@ -8,9 +8,9 @@ import math
 import torch
 
 from . import runtime
-from .errors import InputError, expect
 from .conjugate import conjugate_gradients
 from .elimination import Elimination
+from .errors import InputError, expect
 from .linear import linear_step
 from .loops import LOOPED, UNROLLED, UNROLLED_UPDATES, Scratch
 from .mechanics import mechanics
@@ -20,7 +20,6 @@ from .rollout import rollout
 from .sensitivity import sensitivity
 from .system import System
 from .trajectory import State, Trajectory
-
 
 LARGEST_RICCATI = 30  # numbers in its state up to which `gauss_newton` is the recursion, see benchmarks/directions.py
 
@@ -266,9 +265,7 @@ class Simulator:
         rows = (trajectory.x.flatten(2), trajectory.v.flatten(2), trajectory.p.flatten(2))
         past = (start.first.to(torch.int32), start.x_prev.flatten(1), start.v_prev.flatten(1))
         work = self._memory(len(trajectory), self._scratch.size)
-        self._rollout.run(
-            self.h, t0, t1, *past, trajectory.a, *rows, work, trajectory.status, trajectory.iterations
-        )
+        self._rollout.run(self.h, t0, t1, *past, trajectory.a, *rows, work, trajectory.status, trajectory.iterations)
 
     def _rows(self, trajectory: Trajectory):
         """What every sweep takes first: h, the rows and scratch."""

@@ -17,8 +17,8 @@ def equilibrium(system: System, guess: torch.Tensor | None = None, h: float = 1.
     """A stable rest position x* (P, d) m of `system` with its handles at home, nearest to `guess`.
 
     Implicit Euler steps of `h` seconds from rest, the velocity dropped after each, without damping and friction, which
-    do not act on what rests: every step lowers the potential energy, and points stop where forces vanish. Raises `InputError` if nothing comes to rest (a free
-    point falls for ever).
+    do not act on what rests: every step lowers the potential energy, and points stop where forces vanish. Raises
+    `InputError` if nothing comes to rest (a free point falls for ever).
     """
     simulator = Simulator(system.conservative(), h)
     state = simulator.start(1, x=guess)

@@ -127,7 +127,8 @@ class System:
         every("contact_blend", self.contact_blend > 0, "a blend width > 0 m")
         every("friction", self.friction >= 0, "a coefficient of friction >= 0")
         slides = (self.friction == 0) | (self.tangential_stiffness > 0)
-        every("tangential_stiffness", slides & (self.tangential_stiffness >= 0), "stiffness > 0 N/m where there is friction")
+        slides &= self.tangential_stiffness >= 0
+        every("tangential_stiffness", slides, "stiffness > 0 N/m where there is friction")
         every("triangles", ((self.triangles >= 0) & (self.triangles < P + H)).all(1), f"nodes in 0..{P + H - 1}")
 
     @property

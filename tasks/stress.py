@@ -17,9 +17,12 @@ SEED = 6  # first word of the seeds; no training and no test state uses it
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """steps: how many were taken; failed: how many of them have another status than OK; false: how many are called
-    converged although the equations, evaluated a second time, are off by more than round-off; not_finite: NaN or infinite
-    numbers in the rows; iterations: mean and largest number of linear solves a step"""
+    """steps: how many were taken
+    failed: how many of them have another status than OK
+    false: how many are called converged although the equations, evaluated a second time, are off by more than round-off
+    not_finite: NaN or infinite numbers in the rows
+    iterations: mean and largest number of linear solves a step
+    """
 
     steps: int
     failed: int
@@ -39,7 +42,7 @@ def stress(task: Task, steps: int, B: int = 128) -> Report:
     for n in range(-(-steps // (B * task.N))):
         generator = torch.Generator().manual_seed(n)
         hold = HOLDS[n % len(HOLDS)]
-        signs = 2.0 * torch.randint(0, 2, (B, -(-task.N // hold), m), generator=generator) - 1.0
+        signs = 2.0 * torch.randint(0, 2, (B, -(-task.N // hold), m), generator=generator).double() - 1.0
         actions = (task.limit * signs).repeat_interleave(hold, 1)[:, : task.N].to(simulator.device, simulator.dtype)
         rows = simulator.rollout(task.start((SEED, n), B), actions.contiguous())
         tried, good = rows.status != Status.NOT_RUN, rows.status == Status.OK

@@ -176,7 +176,7 @@ def test_several_beginnings_cost_no_more_than_each_and_a_reference_only_improves
     policy, said = Policy(made, 0), []
     start = made.test_states(6)
     first = reference.improve(made, None, [], 0)
-    second = reference.improve(made, first, [policy], 1, said.append)
+    second = reference.improve(made, first, [policy], 1, report=said.append)
     alone = [
         optimise(made, start, actions[:6]).cost
         for _, _, actions in reference.beginnings(made, start, None, [policy], 1)

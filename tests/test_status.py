@@ -317,8 +317,9 @@ def residual(simulator, trajectory):
     """G of every step from the rows alone, (B, N, P·d), and the round-off of its terms.
 
     G = M (c₀ v₁ + c₁ v₀ + c₂ v₋₁)/h − M g + Σ pull − Σ contact. The simulator's tolerance is ROUND_OFF · eps · scale,
-    where scale sums |M c₀² u/h²|, |M g|, |pull| and stiffness · |x| per point, and contact's likes. Computing G from rounded rows adds one
-    rounding of x in the springs, of v in the inertia, and of the handles' velocity in the dampers.
+    where scale sums |M c₀² u/h²|, |M g|, |pull| and stiffness · |x| per point, and the same for contact. Computing G
+    from rounded rows adds one rounding of x in the springs, of v in the inertia, and of the handles' velocity in the
+    dampers.
     """
     s, h = simulator.system, simulator.h
     x, v, p, a = (getattr(trajectory, n).numpy() for n in ("x", "v", "p", "a"))

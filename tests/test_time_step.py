@@ -10,8 +10,8 @@ import taichi as ti
 import torch
 
 from taichi_sim import Builder, Simulator
-from taichi_sim.energy import bilateral, engagement, unilateral
 from taichi_sim.builder import GRAVITY
+from taichi_sim.energy import bilateral, engagement, unilateral
 
 
 def rollout(simulator, N, x=None, v=None, velocity=None):
