@@ -86,30 +86,20 @@ def test_the_first_starts_of_many_are_those_of_few(task, first):
 
 @every_system
 def test_starts_are_reachable_and_their_energies_vary_widely(task, first):
-    """From every test state the simulator goes on, and nothing is NaN. A payload's energy above the goal's varies by
-    more than its mean, and its 95th percentile is 20 times the 5th or more; a cloth is held 10 to 30 cm up."""
+    """From every test state the simulator goes on. A payload's kinetic energy while nobody moves has a standard deviation
+    near its mean or above, and its 95th percentile is 20 times the 5th or more; a cloth is held 10 to 30 cm up."""
     made = task(first)
     start, system = made.test_states(), made.system
     still = torch.zeros(len(start), made.N, system.actions, dtype=torch.float64)
-    assert made.simulator.rollout(start, still).ok.all() and start.first.all()
-    mass = torch.as_tensor(system.mass.copy())
-    height = start.x[..., -1] - made.goal[:, -1]
+    rows = made.simulator.rollout(start, still)
+    assert rows.ok.all() and start.first.all()
     if first == "cloth-lay":
         low, high = start.p[..., -1].mean(1).aminmax()
-        assert 0.1 <= low < 0.12 and 0.28 < high <= 0.3
-        assert height.mean(1).std() > 0.04 and (start.v.norm(dim=-1).amax(1) > 0.05).all()
+        assert 0.1 <= low < 0.102 and 0.298 < high <= 0.3
         return
-    energy = (mass * (0.5 * start.v.square().sum(-1) + 9.81 * height)).sum(-1)
-    ends = torch.as_tensor(system.ends.copy()).long()
-    nodes = torch.cat([start.x, start.p], 1)
-    stretch = (nodes[:, ends[:, 0]] - nodes[:, ends[:, 1]]).norm(dim=-1) - torch.as_tensor(system.length.copy())
-    energy += (0.5 * torch.as_tensor(system.stiffness.copy()) * stretch.clamp(min=0).square()).sum(-1)
-    rest = (made.goal, torch.as_tensor(system.home.copy()))
-    nodes = torch.cat(rest)
-    stretch = (nodes[ends[:, 0]] - nodes[ends[:, 1]]).norm(dim=-1) - torch.as_tensor(system.length.copy())
-    energy -= (0.5 * torch.as_tensor(system.stiffness.copy()) * stretch.clamp(min=0).square()).sum(-1)
+    energy = (0.5 * torch.as_tensor(system.mass.copy()) * rows.v.square().sum(-1)).sum(-1).mean(1)
     low, high = np.quantile(energy.numpy(), (0.05, 0.95))
-    assert energy.std() >= 0.5 * energy.mean() and high >= 10 * low > 0
+    assert energy.std() >= 0.9 * energy.mean() and high >= 20 * low > 0
 
 
 def test_without_shaking_a_start_rests_at_the_goal(task):
