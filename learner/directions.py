@@ -18,7 +18,7 @@ from .objective import cost_gradient, held_actions, hessian_product, projected_g
 QP_ITERATIONS = 12
 QP_HALVINGS = 12
 # Of the model's projected gradient, relative to the one at δ = 0: where a solve is direct, and where it is iterative.
-# Rope, cable and cloth improve as fast with 0.03 as with 1e-9, in a quarter of the time (benchmarks/directions.py).
+# Rope and cloth improve as fast with 0.03 as with 1e-9, in a quarter of the time (benchmarks/directions.py).
 EXACT, TRUNCATED = 1e-9, 0.03
 ROUND_OFF = 1e-13  # of the gradient
 SHARE = 0.1  # of the model's gradient that an iterative solve leaves, see `gauss_newton`

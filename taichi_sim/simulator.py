@@ -21,7 +21,7 @@ from .sensitivity import sensitivity
 from .system import System
 from .trajectory import State, Trajectory
 
-LARGEST_RICCATI = 30  # numbers in its state up to which `gauss_newton` is the recursion, see benchmarks/directions.py
+LARGEST_RICCATI = 40  # numbers in its state up to which `gauss_newton` is the recursion, see benchmarks/directions.py
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -320,7 +320,7 @@ class Simulator:
 def _small(system: System) -> bool:
     """Whether the elimination has so few block updates that unrolled kernels compile in seconds."""
     ends = [tuple(e) for e in system.ends.tolist() if max(e) < system.points]
-    return sum(len(later) ** 2 for later in Elimination.of(system.points, ends).later) <= UNROLLED_UPDATES
+    return Elimination.of(system.points, ends).updates <= UNROLLED_UPDATES
 
 
 class _Rollout(torch.autograd.Function):

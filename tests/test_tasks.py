@@ -86,8 +86,9 @@ def test_the_first_starts_of_many_are_those_of_few(task, first):
 
 @every_system
 def test_starts_are_reachable_and_their_energies_vary_widely(task, first):
-    """From every test state the simulator goes on. A payload's kinetic energy while nobody moves has a standard deviation
-    near its mean or above, and its 95th percentile is 20 times the 5th or more; a cloth is held 10 to 30 cm up."""
+    """From every test state the simulator goes on. A payload's kinetic energy while nobody moves has a standard
+    deviation near its mean or above, and its 95th percentile is 20 times the 5th or more; a cloth hangs 10 to 30 cm
+    up."""
     made = task(first)
     start, system = made.test_states(), made.system
     still = torch.zeros(len(start), made.N, system.actions, dtype=torch.float64)
