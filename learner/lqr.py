@@ -15,7 +15,7 @@ def gains(task: Task) -> torch.Tensor:
     simulator, m = task.simulator, task.system.actions
     still = torch.zeros(1, SETTLED, m, dtype=simulator.dtype, device=simulator.device)
     rest = simulator.rollout(simulator.start(1, x=task.goal), still)
-    return simulator.gauss_newton(rest, still, *task.curvature(SETTLED)).gains[0, 0]
+    return simulator.gauss_newton_riccati(rest, still, *task.curvature(SETTLED)).gains[0, 0]
 
 
 def closed_loop(task: Task, start: State) -> Trajectory:
