@@ -27,7 +27,7 @@ class Plan:
     def __str__(self):
         need, have = self.k * self.per_rollout / 2**20, self.available / 2**20
         parts = "at once" if self.chunk == self.k else f"{self.chunk} at a time"
-        return f"{self.k} rollouts need {need:,.0f} MiB of {have:,.0f} available: improved {parts}"
+        return f"{self.k} rollouts need {need:,.1f} MiB of {have:,.0f} available: improved {parts}"
 
 
 def plan(task: Task, k: int, available: int | None = None) -> Plan:

@@ -10,6 +10,7 @@ from tasks import Task
 WIDTH = 256
 SCALE_STATES = 256  # rollouts from which the scale of the observations is taken
 SCALE_SEED = (1, 0)  # of those rollouts; no training and no test uses it
+FLOOR = 1e-2  # smallest variance that is scaled up to 1, relative to the largest
 
 
 class Policy(nn.Module):
@@ -55,4 +56,4 @@ def _observation_scale(task: Task):
     covariance = (observations - mean).T @ (observations - mean) / len(observations)
     values, vectors = torch.linalg.eigh(covariance)
     # Directions that hardly vary (the stretch of a stiff cable) must not be blown up to noise.
-    return mean, vectors / values.clamp(min=1e-4 * values.max()).sqrt()
+    return mean, vectors / values.clamp(min=FLOOR * values.max()).sqrt()

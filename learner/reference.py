@@ -81,9 +81,12 @@ def improve(
     iterations: int = ITERATIONS,
     report=lambda line: None,
 ) -> Reference:
-    """Optimise every test state from `old` or from rest, `motions` random motions and each policy's rollouts."""
+    """Optimise every test state from `old` or from rest, `motions` random motions and each policy's rollouts.
+
+    The actions of `old` are simulated first: its costs are those of this simulator, whatever build stored them.
+    """
     start = task.test_states()
-    best = old
+    best = old and _costed(task, start, old)
     for name, origin, actions in beginnings(task, start, old, policies, motions):
         found = [
             optimise(task, start[part], actions[part], iterations) for part in torch.arange(TEST_STATES).split(CHUNK)
@@ -154,6 +157,13 @@ def optimise(task: Task, start: State, actions: torch.Tensor, iterations: int = 
 
 def _projected(task: Task, rows: Trajectory) -> torch.Tensor:
     return projected_gradient(rows.a, cost_gradient(task, rows), task.limit).flatten(1).norm(dim=1)
+
+
+def _costed(task: Task, start: State, old: Reference) -> Reference:
+    parts = torch.arange(TEST_STATES).split(CHUNK)
+    actions = old.actions.to(task.simulator.device, task.simulator.dtype)
+    costs = [-task.returns(task.simulator.rollout(start[part], actions[part])).double().cpu() for part in parts]
+    return dataclasses.replace(old, cost=torch.cat(costs))
 
 
 def _merge(old: Reference | None, new: Reference) -> tuple[Reference, int]:

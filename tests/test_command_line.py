@@ -142,9 +142,8 @@ def test_training_leaves_a_whole_run_folder_and_plain_lines(trained):
     assert "\x1b" not in done.stdout and "\r" not in done.stdout
     lines = done.stdout.splitlines()
     assert lines[0] == "pendulum2d-stop: pods, 8 rollouts an epoch, 2 epochs -> run"
-    assert [line.startswith(f"epoch    {n}/2  return -") for n, line in zip((1, 2), lines[1:], strict=False)] == [
-        True
-    ] * 2
+    assert lines[1].startswith("memory: 8 rollouts need ") and lines[1].endswith(" available: improved at once")
+    assert all(lines[n + 1].startswith(f"epoch    {n}/2  return -") for n in (1, 2))
     files = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
     checkpoints = {f"checkpoints/00000{n}.safetensors" for n in (1, 2)}
     assert files == {"config.json", "log.csv", "evaluation.json", "curve.png"} | checkpoints
@@ -183,12 +182,13 @@ def test_resuming_a_finished_run_trains_no_further(trained):
 
 
 def interrupt(arguments, cwd, first):
-    """Start `pods` with `arguments`, press Ctrl-C once its second line starts with `first`; exit code and stderr."""
+    """Start `pods` with `arguments`, press Ctrl-C once its third line starts with `first`; exit code and stderr."""
     process = subprocess.Popen(
         [*PODS, *arguments], cwd=cwd, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     try:
         assert process.stdout.readline().startswith("pendulum2d-stop: pods")
+        assert process.stdout.readline().startswith("memory: ")
         assert process.stdout.readline().startswith(first)
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=60)
