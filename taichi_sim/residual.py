@@ -7,6 +7,7 @@ import torch
 from .mechanics import BDF1, BDF2, ETA
 from .newton import ROUND_OFF
 from .simulator import Simulator
+from .system import System
 from .trajectory import Trajectory
 
 
@@ -67,6 +68,16 @@ def step_residual(simulator: Simulator, trajectory: Trajectory) -> tuple[torch.T
         bound = bound + (1 + mu) * (load + slope * reach)
         bound = bound + kt * (limit > 0) * (v[:, 1:].abs().sum(-1) + c0[..., 0] / h * reach)
     return G.abs().amax(-1), (ROUND_OFF + 4.0) * eps * bound
+
+
+def spring_tension(system: System, x: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
+    """(..., S) N, the elastic pull of each spring, negative where it pushes; x (..., P, d), p (..., H, d) m."""
+    nodes = torch.cat((x, p), -2)
+    i, j = torch.as_tensor(system.ends.copy()).long().to(x.device).unbind(1)
+    length = ((nodes[..., i, :] - nodes[..., j, :]).square().sum(-1) + ETA**2).sqrt()
+    fields = ("length", "stiffness", "blend", "unilateral")
+    rest, k, blend, cable = (torch.as_tensor(getattr(system, f).copy()).to(x.device) for f in fields)
+    return _pull(length - rest, k, blend, cable)[0]
 
 
 def _pull(stretch, k, blend, cable):
