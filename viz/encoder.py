@@ -21,11 +21,8 @@ class Encoder:
     """
 
     def __init__(self, path: str | Path, size: tuple[int, int], fps: float):
+        check(path, size)
         self.path, self.size, self.fps = Path(path), size, float(fps)
-        expect(self.path.suffix in SUFFIXES, "output", f"a name that ends in {' or '.join(SUFFIXES)}", str(path))
-        expect(size[0] % 2 == 0 and size[1] % 2 == 0, "size", "even numbers of pixels", f"{size[0]}x{size[1]}")
-        expect(not self.path.is_dir(), "output", "a file", f"the folder {self.path}")
-        _ffmpeg()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._folder = tempfile.TemporaryDirectory(prefix=".pods-video-", dir=self.path.parent)
@@ -86,12 +83,18 @@ class Encoder:
         return path
 
 
-def _ffmpeg():
-    """The path of an ffmpeg that can be run."""
+def check(path: str | Path, size: tuple[int, int]):
+    """Raise `InputError` if a video of that name and size cannot be written here; cheap, for before the work."""
     import imageio_ffmpeg
 
+    path = Path(path)
+    expect(path.suffix in SUFFIXES, "output", f"a name that ends in {' or '.join(SUFFIXES)}", str(path))
+    expect(size[0] % 2 == 0 and size[1] % 2 == 0, "size", "even numbers of pixels", f"{size[0]}x{size[1]}")
+    expect(not path.is_dir(), "output", "a file", f"the folder {path}")
+    folder = next((p for p in path.absolute().parents if p.exists()), Path("/"))
+    expect(os.access(folder, os.W_OK), "output", "a place to write to", str(path))
     try:
-        return imageio_ffmpeg.get_ffmpeg_exe()
+        imageio_ffmpeg.get_ffmpeg_exe()
     except RuntimeError as error:
         found = os.environ.get("IMAGEIO_FFMPEG_EXE", "none")
         raise InputError(f"ffmpeg: expected one that runs, got {found}") from error

@@ -6,6 +6,7 @@ import functools
 
 import numpy as np
 
+LINES = 32  # of the table, in an image's height
 INK, FAINT = (30, 30, 34), (110, 110, 116)
 
 
@@ -26,7 +27,7 @@ def annotated(image: np.ndarray, title: str, corner: str, rows: list[tuple]) -> 
 
     picture = Image.fromarray(image)
     draw = ImageDraw.Draw(picture)
-    unit = max(10, image.shape[0] // 32)
+    unit = max(10, image.shape[0] // LINES)
     margin, font = unit // 2, _font(unit * 3 // 4)
     draw.text((margin, margin), title, INK, _font(unit))
     draw.text((image.shape[1] - margin, margin), corner, INK, _font(unit), anchor="ra")

@@ -32,7 +32,7 @@ class Scene:
 
     goal: (P, d) m, drawn as crosses
     low, high: (d,) m, the box in which one copy moves
-    performer: (C,) int, who acts in each copy
+    performer: (C,) int, who acts in each copy, sorted, each in equally many
     """
 
     def __init__(self, system: System, goal, low, high, performer):
@@ -41,7 +41,7 @@ class Scene:
         self.size = float(np.linalg.norm(box[1] - box[0]))
         performer = np.asarray(performer)
         self.colours = np.array(PERFORMERS)[performer % len(PERFORMERS)]
-        self.places = _places(len(performer), box[1] - box[0], flat=system.dim == 2)
+        self.places = _places(performer, box[1] - box[0], flat=system.dim == 2)
         self.low, self.high = box[0] + self.places.min(0), box[1] + self.places.max(0)
         weight = float(system.mass.sum() * np.linalg.norm(system.gravity))
         self._load = max(weight / max(system.handles, 1), 1e-9)  # N, what is drawn half way to the full colour
@@ -171,13 +171,18 @@ def _by_tension(share: np.ndarray) -> np.ndarray:
     return SLACK + strength * (np.where(share[..., None] > 0, PULL, PUSH) - SLACK)
 
 
-def _places(count: int, size: np.ndarray, flat: bool) -> np.ndarray:
-    """(count, 3) where the copies stand: in rows, upright if the system is flat, else on the ground."""
-    step = 1.15 * size
-    columns = math.ceil(math.sqrt(count * (step[2] / step[0] if flat else step[1] / step[0]) * 16 / 9))
-    columns = max(1, min(count, columns))
-    n = np.arange(count)
-    column, row = n % columns, n // columns
+def _places(performer: np.ndarray, size: np.ndarray, flat: bool) -> np.ndarray:
+    """(C, 3) where the copies stand, in rows, upright if the system is flat, else on the ground.
+
+    Several performers of several rollouts get a row each; else the rows are those that fill a wide picture best.
+    """
+    step, count = 1.15 * size, len(performer)
+    depth = step[2] if flat else step[1]
+    each = count // len(np.unique(performer))
+    columns = each
+    if each in (1, count):
+        columns = max(range(1, count + 1), key=lambda c: min(16 / (c * step[0]), 9 / (math.ceil(count / c) * depth)))
+    column, row = np.arange(count) % columns, np.arange(count) // columns
     rows = math.ceil(count / columns)
     across = (column - (columns - 1) / 2) * step[0]
     if flat:

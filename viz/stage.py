@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from tasks import Task
@@ -27,7 +28,11 @@ def scene(task: Task, performer, points: torch.Tensor | None = None) -> Scene:
     return Scene(task.system, goal.numpy(), (low - margin).numpy(), (high + margin).numpy(), performer)
 
 
-def camera(task: Task, scene: Scene, aspect: float) -> Camera:
-    """Flat systems from the front, hanging ones from a little above and aside, what lies on a plane from above."""
+def camera(task: Task, scene: Scene, aspect: float, headroom: float = 0.0) -> Camera:
+    """Flat systems from the front, hanging ones from a little above and aside, what lies on a plane from above.
+
+    headroom: share of the picture's height that stays free at the top
+    """
     angles = LYING if task.system.planes else (FLAT if task.system.dim == 2 else HANGING)
-    return Camera.fitting(scene.low, scene.high, aspect, *angles)
+    up = np.array([0.0, 0.0, (scene.high - scene.low)[2] * headroom / (1 - headroom)])
+    return Camera.fitting(scene.low, scene.high + up, aspect, *angles)

@@ -15,7 +15,7 @@ from tasks import Task
 
 from . import stage
 from .encoder import Encoder
-from .overlay import annotated
+from .overlay import LINES, annotated
 from .renderer import Renderer
 from .scene import PERFORMERS
 
@@ -48,7 +48,8 @@ class Film:
         self._x, self._p = (np.concatenate([getattr(p.rows, f).double().cpu() for p in performances]) for f in "xp")
         visited = torch.cat([torch.as_tensor(rows).flatten(0, 2) for rows in (self._x, self._p)])
         self.scene = stage.scene(task, np.repeat(np.arange(len(performances)), count), visited)
-        self.camera = stage.camera(task, self.scene, size[0] / size[1])
+        headroom = (3.0 + len(performances)) / LINES
+        self.camera = stage.camera(task, self.scene, size[0] / size[1], headroom)
         self._metrics = [_metrics(task, p.rows) for p in performances]
         self.steps = self._x.shape[1] - 1
         self.frames = int(self.steps * task.h / speed * fps + 1e-9) + 1 + int(HOLD * fps)
@@ -72,10 +73,11 @@ class Film:
     def image(self, frame: int, renderer: Renderer) -> np.ndarray:
         """(height, width, 3) uint8"""
         t = round(self.row(frame))
-        table = [(None, ("", "cost", "kinetic energy", "distance"))]
+        shown = 3 if self.task.reward.w_x > 0 else 2
+        table = [(None, ("", "cost", "kinetic energy", "distance")[: 1 + shown])]
         for n, (performance, (cost, kinetic, far)) in enumerate(zip(self.performances, self._metrics, strict=True)):
-            cells = (performance.name, f"{cost[t]:.3f}", f"{kinetic[t]:.1e} J", f"{100 * far[t]:.1f} cm")
-            table.append((PERFORMERS[n % len(PERFORMERS)], cells))
+            values = (f"{cost[t]:.3f}", f"{kinetic[t]:.1e} J", f"{100 * far[t]:.1f} cm")
+            table.append((PERFORMERS[n % len(PERFORMERS)], (performance.name, *values[:shown])))
         drawn = renderer.draw(self.picture(frame), self.camera)
         clock = f"{self.row(frame) * self.task.h:.2f} s" + ("" if self.speed == 1 else f"   × {self.speed:g}")
         return annotated(drawn, self.task.name, clock, table)

@@ -1,0 +1,1 @@
+"""What the commands of pods.py do, and what they print."""

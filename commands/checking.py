@@ -1,0 +1,43 @@
+"""pods check-gradients and doctor."""
+
+from __future__ import annotations
+
+import taichi_sim
+from taichi_sim.errors import expect
+
+
+def check_gradients(options):
+    import tasks
+    from tasks.verification import MISMATCH, RATE_ERROR, check_derivatives
+
+    tasks.make(options.task, options.horizon)
+    taichi_sim.init(options.device, options.precision)
+    rates, mismatch = check_derivatives(tasks.make(options.task, options.horizon), options.states)
+    for name, rate in rates.items():
+        print(f"return by {name:8}  Taylor rate, worst of {options.states} states: {rate:.4f}  (2 is right)")
+    print(f"adjoint against forward sweep, relative mismatch: {mismatch:.1e}")
+    return 0 if all(abs(rate - 2) <= RATE_ERROR for rate in rates.values()) and mismatch <= MISMATCH else 1
+
+
+def doctor(options):
+    from taichi_sim.doctor import examine
+
+    if options.stress is not None:
+        return _stress(options)
+    return 0 if examine(options.device, options.precision, print) else 1
+
+
+def _stress(options):
+    import tasks
+    from tasks.stress import stress
+
+    tasks.make(options.stress)
+    expect(options.steps >= 1, "steps", "a number >= 1", options.steps)
+    taichi_sim.init(options.device, options.precision)
+    found = stress(tasks.make(options.stress), options.steps)
+    print(f"{options.stress}: {found.steps} random steps at the velocity limit")
+    print(f"  not converged          {found.failed}")
+    print(f"  falsely converged      {found.false}")
+    print(f"  numbers not finite     {found.not_finite}")
+    print(f"  linear solves a step   {found.iterations[0]:.2f}, at most {found.iterations[1]}")
+    return 0 if found.clean else 1

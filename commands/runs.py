@@ -1,0 +1,51 @@
+"""Run folders, as the commands open them."""
+
+from __future__ import annotations
+
+import json
+
+import taichi_sim
+from taichi_sim.errors import expect
+
+
+def open_run(path):
+    """The run at `path`, with the fields that `train` wrote into its config.json."""
+    from learner import LEARNERS
+    from learner.run import Run
+
+    run = Run.open(path)
+    fields = {"task": str, "horizon": int, "learner": str, "config": dict, "definition": dict, "environment": dict}
+    for name, kind in fields.items():
+        found = run.config.get(name)
+        expect(isinstance(found, kind), f"{run.path}/config.json, {name}", kind.__name__, repr(found))
+    expect(run.config["learner"] in LEARNERS, "learner", f"one of {', '.join(LEARNERS)}", repr(run.config["learner"]))
+    for name in ("device_type", "precision", "threads"):
+        expect(name in run.config["environment"], f"{run.path}/config.json, environment", f"a {name}", "none")
+    return run
+
+
+def start_as(run, options):
+    """Start Taichi with the run's precision, on the device asked for or the run's own kind."""
+    where = run.config["environment"]
+    taichi_sim.init(where["device_type"] if options.device == "auto" else options.device, where["precision"])
+    import torch
+
+    torch.set_num_threads(where["threads"])
+
+
+def task_of(run):
+    import tasks
+
+    task = tasks.make(run.config["task"], run.config["horizon"])
+    same = json.loads(json.dumps(task.definition())) == run.config["definition"]
+    expect(same, f"{run.path}/config.json", f"today's definition of {task.name}", "another one")
+    return task
+
+
+def policy_of(run, task):
+    from learner.policy import Policy
+
+    tensors, _ = run.load()
+    policy = Policy(task, run.config["config"]["seed"])
+    policy.load_state_dict({k.removeprefix("policy/"): t for k, t in tensors.items() if k.startswith("policy/")})
+    return policy

@@ -1,0 +1,83 @@
+"""pods train."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import taichi_sim
+from taichi_sim.errors import expect
+
+from .report import Progress, show_evaluation
+from .runs import open_run, start_as, task_of
+
+
+def train(options):
+    from learner import LEARNERS, reference, settings
+    from learner.evaluation import evaluate as judge
+    from learner.memory import plan
+    from learner.run import write_json
+    from viz.curves import learning_curve
+
+    run = _create_run(options) if options.resume is None else _reopen_run(options)
+    kind, _, run_training = LEARNERS[run.config["learner"]]
+    config, task = settings.from_dict(kind, run.config["config"]), task_of(run)
+    about = f"{run.config['learner']}, {config.k} rollouts an epoch, {config.epochs} epochs"
+    print(f"{task.name}: {about} -> {run.path}")
+    print(f"memory: {plan(task, config.k)}", flush=True)
+    with Progress(config.epochs) as progress:
+        policy = run_training(task, config, run, on_epoch=progress.show)
+    result = judge(task, policy, reference.load(task))
+    result["training_seconds"] = run.rows()[-1]["seconds"]
+    write_json(run.path / "evaluation.json", result)
+    learning_curve(run.path)
+    show_evaluation(result)
+
+
+def _create_run(options):
+    """A new run folder for `pods train TASK`; Taichi is started."""
+    import tasks
+    from learner import LEARNERS, settings
+    from learner.run import Run, environment
+
+    learner, preset = options.learner or "pods", options.preset or "auto"
+    expect(options.task is not None, "TASK", "a task's name or --resume RUN", "neither")
+    expect(learner in LEARNERS, "learner", f"one of {', '.join(LEARNERS)}", repr(learner))
+    task = tasks.make(options.task, options.horizon)
+    taichi_sim.init(options.device, options.precision)
+    kind, presets, _ = LEARNERS[learner]
+    if preset == "auto":
+        preset = "cpu" if taichi_sim.runtime.torch_device().type == "cpu" else "paper"
+    expect(preset in presets, "preset", f"auto, {', '.join(presets)}", repr(preset))
+    config = settings.from_dict(kind, presets[preset] | _chosen(options, kind))
+    about = {"task": task.name, "horizon": task.N, "learner": learner, "preset": preset}
+    about |= {"config": dataclasses.asdict(config), "definition": task.definition(), "environment": environment()}
+    return Run.create(options.run or _new_folder(f"runs/{task.name}-{learner}-s{config.seed}"), about)
+
+
+def _reopen_run(options):
+    """The run folder of `pods train --resume RUN`, whose settings stand; Taichi is started."""
+    from learner import LEARNERS
+
+    run = open_run(options.resume)
+    known = run.config["task"]
+    expect(options.task in (None, known), "TASK", f"{known!r}, as in {run.path}", repr(options.task))
+    given = [name for name in ("learner", "preset", "horizon", "run") if getattr(options, name) is not None]
+    given += _chosen(options, LEARNERS[run.config["learner"]][0])
+    expect(not given, "resume", f"no other flags, since {run.path}/config.json has them", f"--{' --'.join(given)}")
+    start_as(run, options)
+    return run
+
+
+def _chosen(options, kind) -> dict:
+    """The settings of a learner that were given as flags."""
+    values = {field.name: getattr(options, f"set_{field.name}") for field in dataclasses.fields(kind)}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _new_folder(stem: str) -> Path:
+    path, n = Path(stem), 1
+    while path.exists():
+        n += 1
+        path = Path(f"{stem}-{n}")
+    return path
