@@ -64,6 +64,12 @@ def _parser() -> Parser:
     sub = command("baseline", judging.baseline, "What no motion, a plain LQR and the best known actions cost.")
     sub.add_argument("task", metavar="TASK", help="a task's name, see `pods list`")
 
+    sub = command("view", watching.view, "Open a window on a live simulation, with policies in the loop.")
+    sub.add_argument("runs", nargs="+", metavar="RUN", help="run folders of one task, or a task's name for no motion")
+    sub.add_argument("--count", type=_integer, default=1, help="rollouts of each run side by side (default 1)")
+    sub.add_argument("--state", type=_integer, default=0, help="test state to start from (default 0)")
+    sub.add_argument("--size", default="1280x720", help="of the window (default 1280x720)")
+
     sub = command(
         "video", watching.video, "Film rollouts from test states: an .mp4, a .gif, or one .png (--at SECONDS)."
     )

@@ -23,9 +23,8 @@ def video(options):
     expect(still == (options.at is not None), "at", "--at SECONDS with a .png, and only there", options.output)
     if not still:
         check(options.output, size)
-    task, performers = _performers(options)
-    performances = [video.Performance(name, act(task.test_states(max(states) + 1)[states])) for name, act in performers]
-    film = video.Film(task, performances, size, options.fps, options.speed)
+    task, policies = _policies(options)
+    film = video.Film(task, _performances(options, task, policies, states), size, options.fps, options.speed)
     if still:
         from viz.renderer import Renderer
 
@@ -43,50 +42,62 @@ def video(options):
     print(f"written to {options.output}")
 
 
-def _performers(options):
-    """The task, and (name, rollout of start states) of each run, of no motion for a task's name, and of the best."""
-    import tasks
-    from learner import reference
-    from learner.rollouts import closed_loop
+def view(options):
+    from viz.session import Session
+    from viz.viewer import Viewer, Window
 
-    runs = [open_run(path) for path in options.runs if path not in tasks.names()]
-    named = {run.config["task"] for run in runs} | {path for path in options.runs if path in tasks.names()}
+    size = _size(options.size)
+    task, policies = _policies(options)
+    window = Window(size)
+    folder = Path(options.runs[0]) if Path(options.runs[0]).is_dir() else Path()
+    Viewer(Session(task, policies, options.count, options.state), size, folder).run(window)
+
+
+def _policies(options):
+    """The task, and (name, policy) of each run, None for the policy of a task's name."""
+    import tasks
+
+    runs = {path: open_run(path) for path in options.runs if path not in tasks.names()}
+    named = {run.config["task"] for run in runs.values()} | {path for path in options.runs if path in tasks.names()}
     expect(len(named) == 1, "RUN", "runs of one task", ", ".join(sorted(named)))
+    horizons = {run.config["horizon"] for run in runs.values()}
+    expect(len(horizons) <= 1, "RUN", "runs of one horizon", ", ".join(map(str, sorted(horizons))))
     if runs:
-        horizons = {run.config["horizon"] for run in runs}
-        expect(len(horizons) == 1, "RUN", "runs of one horizon", ", ".join(map(str, sorted(horizons))))
-        start_as(runs[0], options)
-        task = task_of(runs[0])
+        first = next(iter(runs.values()))
+        start_as(first, options)
+        task = task_of(first)
     else:
         taichi_sim.init(options.device, options.precision)
         task = tasks.make(*named)
-    performers = []
+    learners = [run.config["learner"] for run in runs.values()]
+    policies = []
     for path in options.runs:
-        if path in tasks.names():
-            performers.append(("no motion", lambda start: task.simulator.rollout(start, _still(task, start))))
+        if path in runs:
+            run = runs[path]
+            unique = learners.count(run.config["learner"]) == 1
+            name = run.config["learner"] if unique else run.path.resolve().name
+            policies.append((name, policy_of(run, task)))
         else:
-            run = runs[len([name for name, _ in performers if name != "no motion"])]
-            policy = policy_of(run, task)
-            performers.append((_name(run, runs), lambda start, policy=policy: closed_loop(task, policy, start)))
+            policies.append(("no motion", None))
+    return task, policies
+
+
+def _performances(options, task, policies, states: list[int]):
+    """A rollout of each policy from the test states, and of the best known actions if asked for."""
+    import torch
+
+    from learner import reference
+    from learner.rollouts import closed_loop
+    from viz.video import Performance
+
+    start = task.test_states(max(states) + 1)[states]
+    still = torch.zeros(task.system.actions, dtype=start.x.dtype, device=start.x.device)
+    performances = [Performance(n, closed_loop(task, policy or (lambda o: still), start)) for n, policy in policies]
     if options.best:
         known = reference.load(task)
         expect(known is not None, "best", f"known actions for {task.name} as it is now", "none, see `pods reference`")
-        states = _states(options.states)
-        actions = known.actions[states].to(task.simulator.device, task.simulator.dtype)
-        performers.append(("best known", lambda start: task.simulator.rollout(start, actions)))
-    return task, performers
-
-
-def _still(task, start):
-    import torch
-
-    return torch.zeros_like(task.simulator.begin(start, task.N).a)
-
-
-def _name(run, runs):
-    """The learner if that tells the runs apart, else the folder."""
-    learners = [other.config["learner"] for other in runs]
-    return run.config["learner"] if len(set(learners)) == len(learners) else run.path.resolve().name
+        performances.append(Performance("best known", task.simulator.rollout(start, known.actions[states].to(start.x))))
+    return performances
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import tempfile
 from pathlib import Path
 
@@ -94,7 +95,7 @@ def check(path: str | Path, size: tuple[int, int]):
     folder = next((p for p in path.absolute().parents if p.exists()), Path("/"))
     expect(os.access(folder, os.W_OK), "output", "a place to write to", str(path))
     try:
-        imageio_ffmpeg.get_ffmpeg_exe()
-    except RuntimeError as error:
+        imageio_ffmpeg.get_ffmpeg_version()  # runs it
+    except (OSError, RuntimeError, subprocess.CalledProcessError) as error:
         found = os.environ.get("IMAGEIO_FFMPEG_EXE", "none")
         raise InputError(f"ffmpeg: expected one that runs, got {found}") from error

@@ -82,6 +82,10 @@ class Scene:
             surfaces = (surface,)
         return Picture(self._floors, self._floor_lines, (masses, contacts), strings, (box,), surfaces, tuple(lines))
 
+    def middle(self, x) -> np.ndarray:
+        """(3,) m, the middle of all points x (C, P, d) in the scene."""
+        return (lifted(np.asarray(x)).mean(1) + self.places).mean(0)
+
     # Parts
 
     def _springs(self, nodes, tension, r):

@@ -1,0 +1,101 @@
+"""The process of the interactive window: it draws what it is sent and says what was pressed. Run by `viewer`."""
+
+import sys
+from multiprocessing.connection import Connection
+
+TITLE = "pods"
+KEYS = (
+    "r",
+    "n",
+    "p",
+    "f",
+    "g",
+    "i",
+    "j",
+    "k",
+    "l",
+    "c",
+    "o",
+    "v",
+    "h",
+    "w",
+    "a",
+    "s",
+    "d",
+    "q",
+    "e",
+    "[",
+    "]",
+    "-",
+    "=",
+)
+KEYS += (".", ",", "1", "2", "3", "4", "0")
+
+
+def main(descriptor: int):
+    """Messages in: (picture, camera, widgets). Out, one for each: what happened since, a list of tuples.
+
+    ("press", key)  ("hold", [keys])  ("drag", dx, dy)  ("slide", dx, dy)  ("change", widget, value)  ("close",)
+    """
+    pipe = Connection(descriptor)
+    size = pipe.recv()
+    import taichi as ti
+
+    from .canvas import Canvas
+
+    ti.init(arch=ti.cpu, log_level=ti.ERROR, cpu_max_num_threads=1)
+    canvas = Canvas(size, TITLE, show=True)
+    window, cursor = canvas.window, None
+    special = {ti.ui.SPACE: "space", ti.ui.LEFT: "left", ti.ui.RIGHT: "right", ti.ui.UP: "up", ti.ui.DOWN: "down"}
+    special |= {ti.ui.ESCAPE: "escape", ti.ui.TAB: "tab"}
+    names = special | {key: key for key in KEYS}
+    pipe.send("ready")
+    while window.running:
+        picture, camera, widgets = pipe.recv()
+        canvas.draw(picture, camera)
+        events = _panel(window.get_gui(), widgets)
+        for event in window.get_events(ti.ui.PRESS):
+            if event.key in names:
+                events.append(("press", names[event.key]))
+        events.append(("hold", [name for key, name in names.items() if window.is_pressed(key)]))
+        now = window.get_cursor_pos()
+        if cursor is not None:
+            moved = (now[0] - cursor[0], now[1] - cursor[1])
+            over_panel = now[0] < PANEL[2] and now[1] > 1 - PANEL[3]
+            if moved != (0.0, 0.0) and not over_panel:
+                for button, name in ((ti.ui.LMB, "drag"), (ti.ui.RMB, "slide")):
+                    if window.is_pressed(button):
+                        events.append((name, *moved))
+        cursor = now
+        window.show()
+        pipe.send(events)
+    pipe.send([("close",)])
+
+
+PANEL = (0.0, 0.0, 0.34, 0.62)  # x, y, width, height in shares of the window, from the top left
+
+
+def _panel(gui, widgets) -> list:
+    events = []
+    with gui.sub_window("pods", *PANEL) as panel:
+        for kind, name, *value in widgets:
+            if kind == "text":
+                panel.text(name, color=value[0])
+            elif kind == "slider":
+                new = panel.slider_float(name, *value)
+                if abs(new - value[0]) > 1e-6 * max(1.0, abs(value[0])):
+                    events.append(("change", name, new))
+            elif kind == "check":
+                new = panel.checkbox(name, value[0])
+                if new != value[0]:
+                    events.append(("change", name, new))
+            elif kind == "button" and panel.button(name):
+                events.append(("change", name, True))
+    return events
+
+
+if __name__ == "__main__":
+    try:
+        main(int(sys.argv[1]))
+    except (EOFError, BrokenPipeError, ConnectionResetError, KeyboardInterrupt):
+        pass
