@@ -50,6 +50,7 @@ def _parser() -> Parser:
     sub.add_argument("--horizon", type=_integer, help="steps of a rollout, instead of the task's")
     sub.add_argument("--run", metavar="FOLDER", help="the run folder to make (default: runs/TASK-LEARNER-sSEED)")
     sub.add_argument("--resume", metavar="RUN", help="a run folder to go on with")
+    sub.add_argument("--video", action="store_true", help="add a short video to the run folder at the end")
     _add_settings(sub)
 
     sub = command("evaluate", judging.evaluate, "Evaluate a run's policy on the task's 1,000 test states.")
@@ -82,6 +83,12 @@ def _parser() -> Parser:
     sub.add_argument("--speed", type=_number, default=1.0, help="times real time (default 1)")
     sub.add_argument("--at", type=_number, metavar="SECONDS", help="the moment that a .png shows")
     sub.add_argument("--renderer", default="auto", help="auto (Vulkan if it works), vulkan or plain (matplotlib)")
+
+    sub = command("plot", watching.plot, "Figures of runs, or `pods plot jacobian TASK`: the magnitudes of ds/da.")
+    sub.add_argument("runs", nargs="+", metavar="RUN", help="run folders, or: jacobian TASK")
+    sub.add_argument("-o", "--output", default="figures", metavar="FOLDER", help="where to write (default figures)")
+    sub.add_argument("--state", type=_integer, default=0, help="test state of trajectory and jacobian (default 0)")
+    sub.add_argument("--no-best", dest="best", action="store_false", help="draw no best known trajectory")
 
     sub = command("check-gradients", checking.check_gradients, "Check a task's derivatives by Taylor remainders.")
     sub.add_argument("task", metavar="TASK", help="a task's name, see `pods list`")

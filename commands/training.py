@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from pathlib import Path
 
 import taichi_sim
@@ -10,6 +12,8 @@ from taichi_sim.errors import expect
 
 from .report import Progress, show_evaluation
 from .runs import open_run, start_as, task_of
+
+VIDEO_PATIENCE = 600.0  # s for the video after a training
 
 
 def train(options):
@@ -27,11 +31,34 @@ def train(options):
     print(f"memory: {plan(task, config.k)}", flush=True)
     with Progress(config.epochs) as progress:
         policy = run_training(task, config, run, on_epoch=progress.show)
-    result = judge(task, policy, reference.load(task))
+    best = reference.load(task)
+    result = judge(task, policy, best)
     result["training_seconds"] = run.rows()[-1]["seconds"]
     write_json(run.path / "evaluation.json", result)
     learning_curve(run.path)
     show_evaluation(result)
+    if options.video:
+        _film(run, best is not None)
+
+
+def _film(run, known: bool):
+    """RUN/video.mp4, made in a process of its own: whatever happens there, the run is whole."""
+    command = [sys.executable, str(Path(__file__).parents[1] / "pods.py"), "video", str(run.path), "--device", "cpu"]
+    command += ["--best"] if known else []
+    try:
+        done = subprocess.run(
+            [*command, "--size", "640x360", "-o", str(run.path / "video.mp4")],
+            capture_output=True,
+            text=True,
+            timeout=VIDEO_PATIENCE,
+        )
+        said = done.stderr.strip().rpartition("\n")[2] if done.returncode else ""
+    except (OSError, subprocess.TimeoutExpired) as error:
+        done, said = None, str(error)
+    if done is not None and done.returncode == 0:
+        print(f"video: {run.path / 'video.mp4'}")
+    else:
+        print(f"pods: no video: {said}", file=sys.stderr)
 
 
 def _create_run(options):

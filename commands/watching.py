@@ -1,4 +1,4 @@
-"""pods video and plot: looking at what policies do."""
+"""pods view, video and plot: looking at what policies do."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def video(options):
     if not still:
         check(options.output, size)
     task, policies = _policies(options)
-    film = video.Film(task, _performances(options, task, policies, states), size, options.fps, options.speed)
+    film = video.Film(task, _performances(task, policies, states, options.best), size, options.fps, options.speed)
     if still:
         from viz.renderer import Renderer
 
@@ -51,6 +51,48 @@ def view(options):
     window = Window(size)
     folder = Path(options.runs[0]) if Path(options.runs[0]).is_dir() else Path()
     Viewer(Session(task, policies, options.count, options.state), size, folder).run(window)
+
+
+def plot(options):
+    if options.runs[0] == "jacobian":
+        return _plot_jacobian(options)
+    from learner import reference
+    from viz import figures
+
+    logs = [figures.Log.read(path) for path in options.runs]
+    folder = Path(options.output)
+    written = figures.learning_curves(logs, folder / "learning")
+    if any(log.evaluation is not None for log in logs):
+        written += figures.metrics(logs, folder / "metrics")
+    if len({log.task for log in logs}) == 1:
+        states = _states(str(options.state))
+        task, policies = _policies(options)
+        best = options.best and reference.load(task) is not None
+        performances = _performances(task, policies, states, best)
+        written += figures.trajectories(task, [(p.name, p.rows) for p in performances], folder / "trajectory")
+    print("\n".join(f"written to {path}" for path in written))
+
+
+def _plot_jacobian(options):
+    """|ds/da| along the best known rollout of a test state, or along no motion if none is known."""
+    import torch
+
+    import tasks
+    from learner import reference
+    from viz import figures
+
+    expect(len(options.runs) == 2, "TASK", "pods plot jacobian TASK", " ".join(options.runs))
+    tasks.make(options.runs[1])
+    (state,) = _states(str(options.state))
+    taichi_sim.init(options.device, options.precision)
+    task = tasks.make(options.runs[1])
+    start, known = task.test_states(state + 1)[state:], reference.load(task)
+    actions = torch.zeros_like(task.simulator.begin(start, task.N).a)
+    if known is not None:
+        actions = known.actions[state : state + 1].to(actions)
+    S = task.simulator.jacobian(task.simulator.rollout(start, actions))[0].double().cpu().numpy()
+    written = figures.jacobian(task, S, Path(options.output) / f"jacobian-{task.name}")
+    print("\n".join(f"written to {path}" for path in written))
 
 
 def _policies(options):
@@ -82,7 +124,7 @@ def _policies(options):
     return task, policies
 
 
-def _performances(options, task, policies, states: list[int]):
+def _performances(task, policies, states: list[int], best: bool):
     """A rollout of each policy from the test states, and of the best known actions if asked for."""
     import torch
 
@@ -93,7 +135,7 @@ def _performances(options, task, policies, states: list[int]):
     start = task.test_states(max(states) + 1)[states]
     still = torch.zeros(task.system.actions, dtype=start.x.dtype, device=start.x.device)
     performances = [Performance(n, closed_loop(task, policy or (lambda o: still), start)) for n, policy in policies]
-    if options.best:
+    if best:
         known = reference.load(task)
         expect(known is not None, "best", f"known actions for {task.name} as it is now", "none, see `pods reference`")
         performances.append(Performance("best known", task.simulator.rollout(start, known.actions[states].to(start.x))))
