@@ -52,7 +52,7 @@ def _film(run, known: bool):
             text=True,
             timeout=VIDEO_PATIENCE,
         )
-        said = done.stderr.strip().rpartition("\n")[2] if done.returncode else ""
+        said = done.stderr.strip().rpartition("\n")[2].removeprefix("pods: ") if done.returncode else ""
     except (OSError, subprocess.TimeoutExpired) as error:
         done, said = None, str(error)
     if done is not None and done.returncode == 0:

@@ -56,6 +56,11 @@ class Camera:
     def at(self, target) -> Camera:
         return dataclasses.replace(self, target=tuple(float(c) for c in target))
 
+    def shifted(self, share: float) -> Camera:
+        """Moved to the left, so that what was in the middle lies right of it by `share` of the picture's height."""
+        height = 2 * self.distance * np.tan(np.radians(self.fov) / 2)
+        return self.at(np.asarray(self.target) - share * height * self._frame()[0])
+
     def project(self, points: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         """Pixels (n, 2), x right and y down, of points (n, 3), and their depth (n,) m, in a picture of `size`."""
         right, up, ahead = self._frame()

@@ -28,11 +28,11 @@ def scene(task: Task, performer, points: torch.Tensor | None = None) -> Scene:
     return Scene(task.system, goal.numpy(), (low - margin).numpy(), (high + margin).numpy(), performer)
 
 
-def camera(task: Task, scene: Scene, aspect: float, headroom: float = 0.0) -> Camera:
+def camera(task: Task, scene: Scene, aspect: float, headroom: float = 0.0, margin: float = 0.0) -> Camera:
     """Flat systems from the front, hanging ones from a little above and aside, what lies on a plane from above.
 
-    headroom: share of the picture's height that stays free at the top
+    headroom, margin: shares of the picture's height and width that stay free at the top and on the left
     """
     angles = LYING if task.system.planes else (FLAT if task.system.dim == 2 else HANGING)
     up = np.array([0.0, 0.0, (scene.high - scene.low)[2] * headroom / (1 - headroom)])
-    return Camera.fitting(scene.low, scene.high + up, aspect, *angles)
+    return Camera.fitting(scene.low, scene.high + up, aspect * (1 - margin), *angles).shifted(aspect * margin / 2)

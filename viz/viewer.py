@@ -21,6 +21,7 @@ PATIENCE = 120.0  # s for the window to open
 TRAIL = 0.8  # s
 RATE = 60.0  # pictures a second at most
 RECORD_FPS = 30.0
+PANEL = 0.36  # of the window's width
 WHITE = (1.0, 1.0, 1.0)
 TURN, NEARER = 3.0, 1.05  # rad across the window, zoom per key
 HELP = (
@@ -56,10 +57,10 @@ class Window:
             found = f"a window process that ended with code {code}" if code is not None else "no answer"
             raise InputError(f"window: expected a display and a Vulkan driver, got {found}; see `pods doctor`")
 
-    def show(self, picture, camera, widgets) -> list[tuple]:
+    def show(self, picture, camera, panels) -> list[tuple]:
         """Draw, and return the events since the last time, see `viz.window`."""
         try:
-            self._pipe.send((picture, camera, widgets))
+            self._pipe.send((picture, camera, panels))
             return self._pipe.recv()
         except (EOFError, OSError):
             return [("close",)]
@@ -76,7 +77,7 @@ class Viewer:
     def __init__(self, session: Session, size: tuple[int, int], folder: str | Path = "."):
         self.session, self.size, self.folder = session, size, Path(folder)
         self.scene = stage.scene(session.task, session.performer)
-        self.camera = self._home = stage.camera(session.task, self.scene, size[0] / size[1])
+        self.camera = self._home = stage.camera(session.task, self.scene, size[0] / size[1], margin=PANEL)
         self.help, self.follow, self.handle, self.notice = True, False, 0, ""
         self.open, self._recorder = True, None
         self._driving = False
@@ -87,8 +88,14 @@ class Viewer:
         trails = [s.trail(TRAIL)] if s.trails else []
         return self.scene.picture(row.x, row.p, trails, s.target)
 
-    def widgets(self) -> list[tuple]:
-        """What the panel holds, see `viz.window`."""
+    def panels(self) -> list[tuple]:
+        """(title, place in shares of the window, widgets) of each panel, see `viz.window`."""
+        panels = [("pods", (0.0, 0.0, PANEL, 0.62), self._controls())]
+        if self.help:
+            panels.append(("keys", (0.0, 0.72, PANEL, 0.28), [("text", line, WHITE) for line in HELP]))
+        return panels
+
+    def _controls(self) -> list[tuple]:
         s = self.session
         rows = [("text", f"{s.task.name}, {s.start}, {s.time:.2f} s of {s.horizon:.2f} s", WHITE)]
         for n, ((name, _), m) in enumerate(zip(s.performers, s.metrics(), strict=True)):
@@ -113,7 +120,6 @@ class Viewer:
             for name in ("new start", "next test state", "stop recording" if self._recorder else "record")
         ]
         rows.append(("check", "keys", self.help))
-        rows += [("text", line, WHITE) for line in HELP] if self.help else []
         return rows
 
     def handle_event(self, event: tuple):
@@ -138,7 +144,7 @@ class Viewer:
                 last = now
                 self._look()
                 picture = self.picture()
-                for event in window.show(picture, self.camera, self.widgets()):
+                for event in window.show(picture, self.camera, self.panels()):
                     self.handle_event(event)
                 if self._recorder is not None:
                     self._recorder.take(picture, self.camera, now)

@@ -33,7 +33,7 @@ KEYS += (".", ",", "1", "2", "3", "4", "0")
 
 
 def main(descriptor: int):
-    """Messages in: (picture, camera, widgets). Out, one for each: what happened since, a list of tuples.
+    """Messages in: (picture, camera, panels). Out, one for each: what happened since, a list of tuples.
 
     ("press", key)  ("hold", [keys])  ("drag", dx, dy)  ("slide", dx, dy)  ("change", widget, value)  ("close",)
     """
@@ -51,9 +51,9 @@ def main(descriptor: int):
     names = special | {key: key for key in KEYS}
     pipe.send("ready")
     while window.running:
-        picture, camera, widgets = pipe.recv()
+        picture, camera, panels = pipe.recv()
         canvas.draw(picture, camera)
-        events = _panel(window.get_gui(), widgets)
+        events = _panels(window.get_gui(), panels)
         for event in window.get_events(ti.ui.PRESS):
             if event.key in names:
                 events.append(("press", names[event.key]))
@@ -61,8 +61,7 @@ def main(descriptor: int):
         now = window.get_cursor_pos()
         if cursor is not None:
             moved = (now[0] - cursor[0], now[1] - cursor[1])
-            over_panel = now[0] < PANEL[2] and now[1] > 1 - PANEL[3]
-            if moved != (0.0, 0.0) and not over_panel:
+            if moved != (0.0, 0.0) and not _over(now, panels):
                 for button, name in ((ti.ui.LMB, "drag"), (ti.ui.RMB, "slide")):
                     if window.is_pressed(button):
                         events.append((name, *moved))
@@ -72,26 +71,31 @@ def main(descriptor: int):
     pipe.send([("close",)])
 
 
-PANEL = (0.0, 0.0, 0.34, 0.62)  # x, y, width, height in shares of the window, from the top left
-
-
-def _panel(gui, widgets) -> list:
+def _panels(gui, panels) -> list:
+    """Draw each (title, (x, y, width, height), widgets) and say what was changed on it."""
     events = []
-    with gui.sub_window("pods", *PANEL) as panel:
-        for kind, name, *value in widgets:
-            if kind == "text":
-                panel.text(name, color=value[0])
-            elif kind == "slider":
-                new = panel.slider_float(name, *value)
-                if abs(new - value[0]) > 1e-6 * max(1.0, abs(value[0])):
-                    events.append(("change", name, new))
-            elif kind == "check":
-                new = panel.checkbox(name, value[0])
-                if new != value[0]:
-                    events.append(("change", name, new))
-            elif kind == "button" and panel.button(name):
-                events.append(("change", name, True))
+    for title, place, widgets in panels:
+        with gui.sub_window(title, *place) as panel:
+            for kind, name, *value in widgets:
+                if kind == "text":
+                    panel.text(name, color=value[0])
+                elif kind == "slider":
+                    new = panel.slider_float(name, *value)
+                    if abs(new - value[0]) > 1e-6 * max(1.0, abs(value[0])):
+                        events.append(("change", name, new))
+                elif kind == "check":
+                    new = panel.checkbox(name, value[0])
+                    if new != value[0]:
+                        events.append(("change", name, new))
+                elif kind == "button" and panel.button(name):
+                    events.append(("change", name, True))
     return events
+
+
+def _over(cursor, panels) -> bool:
+    """Whether the cursor, y up, lies on a panel, y down from the top."""
+    x, y = cursor[0], 1 - cursor[1]
+    return any(left <= x <= left + w and top <= y <= top + h for _, (left, top, w, h), _ in panels)
 
 
 if __name__ == "__main__":
