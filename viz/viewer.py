@@ -10,6 +10,8 @@ import numpy as np
 
 from taichi_sim.errors import InputError, expect
 
+from tasks import TEST_STATES
+
 from . import stage
 from .encoder import Encoder, check
 from .overlay import annotated
@@ -112,6 +114,7 @@ class Viewer:
             ("check", "follow", self.follow),
             ("slider", "speed", s.speed, 0.03125, 4.0),
             ("slider", "row", float(s.shown), 0.0, float(max(1, s.length))),
+            ("slider", "test state", float(s.state), 0.0, float(TEST_STATES - s.count)),
         ]
         limit = float(s.task.limit)
         rows += [("slider", f"hand {n}", float(a), -limit, limit) for n, a in enumerate(s.hand) if len(s.hand) <= 4]
@@ -146,8 +149,7 @@ class Viewer:
                 picture = self.picture()
                 for event in window.show(picture, self.camera, self.panels()):
                     self.handle_event(event)
-                if self._recorder is not None:
-                    self._recorder.take(picture, self.camera, now)
+                self._film(picture, now)
                 time.sleep(max(0.0, 1.0 / RATE - (time.monotonic() - now)))
         finally:
             self.stop_recording()
@@ -226,6 +228,9 @@ class Viewer:
             s.speed = float(value)
         elif name == "row":
             s.scrub = round(value)
+        elif name == "test state":
+            if round(value) != s.state:
+                s.reset(round(value))
         elif name.startswith("hand "):
             s.hand = np.where(np.arange(len(s.hand)) == int(name[5:]), value, s.hand)
         elif name == "new start":
@@ -257,6 +262,14 @@ class Viewer:
             self.notice = f"recording to {path}"
         except InputError as error:
             self.notice = str(error)
+
+    def _film(self, picture, now: float):
+        if self._recorder is not None:
+            try:
+                self._recorder.take(picture, self.camera, now)
+            except InputError as error:
+                self.stop_recording()
+                self.notice = str(error)
 
     def stop_recording(self):
         if self._recorder is not None:
