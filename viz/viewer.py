@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from taichi_sim.errors import InputError, expect
-
 from tasks import TEST_STATES
 
 from . import stage
