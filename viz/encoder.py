@@ -93,7 +93,7 @@ def check(path: str | Path, size: tuple[int, int]):
     expect(size[0] % 2 == 0 and size[1] % 2 == 0, "size", "even numbers of pixels", f"{size[0]}x{size[1]}")
     expect(not path.is_dir(), "output", "a file", f"the folder {path}")
     folder = next((p for p in path.absolute().parents if p.exists()), Path("/"))
-    expect(os.access(folder, os.W_OK), "output", "a place to write to", str(path))
+    expect(folder.is_dir() and os.access(folder, os.W_OK), "output", "a place to write to", str(path))
     try:
         imageio_ffmpeg.get_ffmpeg_version()  # runs it
     except (OSError, RuntimeError, subprocess.CalledProcessError) as error:
