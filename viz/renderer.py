@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from taichi_sim.errors import expect
+from taichi_sim.errors import InputError, expect
 
 from .camera import Camera
 from .picture import Picture
@@ -21,7 +21,7 @@ CHUNK = 600  # frames a process draws: each leaves a quarter of a MiB behind
 PATIENCE = 120.0  # s until a process is given up
 
 
-class NoVulkan(Exception):
+class NoVulkan(InputError):
     """Says why pictures cannot be drawn by Vulkan here."""
 
 
@@ -140,6 +140,6 @@ class Renderer:
             return act()
         except NoVulkan as error:
             if self._kind == "vulkan":
-                raise
+                raise NoVulkan(f"renderer: expected a working Vulkan, got {error}") from error
             self._notice(f"no Vulkan ({error}): drawn by matplotlib, without lights")
             return PlainRenderer(self.size)
