@@ -15,14 +15,13 @@ def video(options):
     import imageio.v3
 
     from viz import video
-    from viz.encoder import check
+    from viz.encoder import check, check_place
 
     size, states = _size(options.size), _states(options.states)
     expect(options.at is None or options.at >= 0, "at", "seconds >= 0", options.at)
     still = Path(options.output).suffix == ".png"
     expect(still == (options.at is not None), "at", "--at SECONDS with a .png, and only there", options.output)
-    if not still:
-        check(options.output, size)
+    check_place(options.output) if still else check(options.output, size)
     task, policies = _policies(options)
     film = video.Film(task, _performances(task, policies, states, options.best), size, options.fps, options.speed)
     if still:
@@ -31,6 +30,7 @@ def video(options):
         with Renderer(size, options.renderer, _notice) as renderer:
             image = film.image(min(round(options.at * options.fps / options.speed), film.frames - 1), renderer)
         try:
+            Path(options.output).parent.mkdir(parents=True, exist_ok=True)
             imageio.v3.imwrite(options.output, image)
         except OSError as error:
             raise InputError(

@@ -10,6 +10,7 @@ import torch
 
 import taichi_sim
 import tasks
+from viz.renderer import NoVulkan, VulkanRenderer
 
 torch.set_num_threads(1)  # the networks are small: on a busy machine threads that wait for each other cost 100 times
 
@@ -56,3 +57,14 @@ def task():
         return other
 
     return make
+
+
+@pytest.fixture(scope="session")
+def vulkan():
+    """One process that draws, at 480x270, for the whole test run."""
+    try:
+        renderer = VulkanRenderer((480, 270))
+    except NoVulkan as error:
+        pytest.skip(f"{error}; it comes with the Debian packages libvulkan1 mesa-vulkan-drivers")
+    yield renderer
+    renderer.close()

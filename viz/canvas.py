@@ -70,7 +70,7 @@ class Canvas:
             if len(balls.centres):
                 scene.particles(
                     self._vectors(("ball", n), balls.centres),
-                    radius=balls.radius,
+                    radius=balls.radius * self.size[1] / self.size[0],  # GGUI measures it along the width
                     per_vertex_color=self._vectors(("ball colour", n), balls.colours),
                     index_count=len(balls.centres),
                 )

@@ -96,11 +96,17 @@ def check(path: str | Path, size: tuple[int, int]):
     path = Path(path)
     expect(path.suffix in SUFFIXES, "output", f"a name that ends in {' or '.join(SUFFIXES)}", str(path))
     expect(size[0] % 2 == 0 and size[1] % 2 == 0, "size", "even numbers of pixels", f"{size[0]}x{size[1]}")
-    expect(not path.is_dir(), "output", "a file", f"the folder {path}")
-    folder = next((p for p in path.absolute().parents if p.exists()), Path("/"))
-    expect(os.access(folder, os.W_OK), "output", "a place to write to", str(path))
+    check_place(path)
     try:
         imageio_ffmpeg.get_ffmpeg_version()  # runs it
     except (OSError, RuntimeError, subprocess.CalledProcessError) as error:
         found = os.environ.get("IMAGEIO_FFMPEG_EXE", "none")
         raise InputError(f"ffmpeg: expected one that runs, got {found}") from error
+
+
+def check_place(path: str | Path):
+    """Raise `InputError` if no file can be written there; folders may still have to be made."""
+    path = Path(path)
+    expect(not path.is_dir(), "output", "a file", f"the folder {path}")
+    folder = next((p for p in path.absolute().parents if p.exists()), Path("/"))
+    expect(folder.is_dir() and os.access(folder, os.W_OK), "output", "a place to write to", str(path))

@@ -25,12 +25,13 @@ class NoVulkan(InputError):
     """Says why pictures cannot be drawn by Vulkan here."""
 
 
-def spawn(module: str, *arguments: str, environment: dict | None = None):
-    """A Python process that runs viz.`module` with one end of a pipe; the process and the other end."""
+def spawn(module: str, *arguments: str, environment: dict | None = None, folder: str | None = None):
+    """A Python process that runs viz.`module` with one end of a pipe, in `folder`; the process and the other end."""
     here, there = Pipe()
     paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
     process = subprocess.Popen(
         [sys.executable, "-m", f"viz.{module}", str(there.fileno()), *arguments],
+        cwd=folder,
         pass_fds=(there.fileno(),),
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **(environment or {})},
         stdout=subprocess.DEVNULL,
@@ -139,6 +140,6 @@ class Renderer:
             return act()
         except NoVulkan as error:
             if self._kind == "vulkan":
-                raise NoVulkan(f"renderer: expected a working Vulkan, got: {error}") from error
+                raise NoVulkan(f"renderer: expected a working Vulkan, got {error}") from error
             self._notice(f"no Vulkan ({error}): drawn by matplotlib, without lights")
             return PlainRenderer(self.size)

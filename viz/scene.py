@@ -97,12 +97,7 @@ class Scene:
             grips = nodes[:, ends[self._grips]].reshape(-1, 2, 3)
             return (Tubes(grips, 0.2 * r, colours[:, self._grips].reshape(-1, 3)),), wires
         a, b = nodes[:, ends[at, 0]], nodes[:, ends[at, 1]]
-        chord = np.linalg.norm(b - a, axis=-1)
-        rest = np.where(self.system.unilateral[at], self.system.length[at], 0.0)
-        sag = 0.433 * np.sqrt(np.maximum(rest**2 - chord**2, 0.0))  # a parabola nearly as long as the cable
-        s = np.linspace(0.0, 1.0, SEGMENTS + 1)[:, None]
-        path = a[:, :, None] + (b - a)[:, :, None] * s
-        path[..., 2] -= 4 * sag[:, :, None] * (s * (1 - s))[:, 0]
+        path = _hanging(a, b, np.where(self.system.unilateral[at], self.system.length[at], 0.0))
         pieces = np.stack((path[:, :, :-1], path[:, :, 1:]), -2)
         tubes = Tubes(pieces.reshape(-1, 2, 3), 0.3 * r, np.repeat(colours[:, at], SEGMENTS, 1).reshape(-1, 3))
         return (tubes,), Lines(self._rails(nodes, r), 1.5, np.tile(RAIL, (self._rail_count(len(nodes)), 1)))
@@ -167,6 +162,20 @@ class Scene:
             shade = np.asarray(GRID) if colour is FLOOR else 0.9 * np.asarray(colour)
             lines.append(Lines(ends, 1.0, np.tile(shade, (len(ends), 1))))
         return tuple(surfaces), tuple(lines)
+
+
+def _hanging(a: np.ndarray, b: np.ndarray, length: np.ndarray) -> np.ndarray:
+    """(…, SEGMENTS + 1, 3) a parabola of that length (…,) from a to b (…, 3), a straight line if they are farther."""
+    s = np.linspace(0.0, 1.0, SEGMENTS + 1)
+    chord = a[..., None, :] + (b - a)[..., None, :] * s[:, None]
+    down = -4 * (s * (1 - s))[:, None] * np.array([0.0, 0.0, 1.0])
+    low, high = np.zeros(a.shape[:-1]), np.broadcast_to(length, a.shape[:-1])
+    for _ in range(24):
+        sag = (low + high) / 2
+        path = chord + sag[..., None, None] * down
+        short = np.linalg.norm(np.diff(path, axis=-2), axis=-1).sum(-1) < length
+        low, high = np.where(short, sag, low), np.where(short, high, sag)
+    return chord + low[..., None, None] * down
 
 
 def _by_tension(share: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from pathlib import Path
 
@@ -26,13 +27,13 @@ PANEL = 0.36  # of the window's width
 WHITE = (1.0, 1.0, 1.0)
 TURN, NEARER = 3.0, 1.05  # rad across the window, zoom per key
 HELP = (
-    "space  pause        .  ,  step, back",
+    "space  pause        t  b  step, back",
     "r  new start        n  next test state",
-    "p  policy on/off    [  ]  slower, faster",
-    "arrows q e  drive   1-4 0  which handle, all",
+    "p  policy on/off    y  u  slower, faster",
+    "arrows q e  drive   m  which handle, all",
     "f  g  push          i j k l  move target",
     "c  follow   o  trails   v  record",
-    "left drag  orbit    right drag, - =  zoom",
+    "left drag  orbit    right drag, z x  zoom",
     "h  this list        escape  quit",
 )
 DRIVE = {"left": (0, -1), "right": (0, 1), "down": (1, -1), "up": (1, 1), "q": (2, -1), "e": (2, 1)}
@@ -46,7 +47,8 @@ class Window:
     def __init__(self, size: tuple[int, int]):
         display = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
         expect(bool(display), "window", "a display (DISPLAY is set)", "none; `pods video` needs no display")
-        self._process, self._pipe = spawn("window")
+        self._folder = tempfile.TemporaryDirectory(prefix="pods-window-")  # ImGui leaves its layout where it runs
+        self._process, self._pipe = spawn("window", folder=self._folder.name)
         try:
             self._pipe.send(size)
             opened = self._pipe.poll(PATIENCE) and self._pipe.recv() == "ready"
@@ -70,6 +72,7 @@ class Window:
         self._pipe.close()
         self._process.terminate()
         self._process.wait()
+        self._folder.cleanup()
 
 
 class Viewer:
@@ -160,10 +163,10 @@ class Viewer:
         s = self.session
         if key == "space":
             s.playing, s.scrub = not s.playing or s.scrub is not None, None
-        elif key in (".", ","):
+        elif key in "tb":
             s.playing = False
-            if key == "," or s.shown < s.length:
-                s.scrub = max(0, s.shown + (1 if key == "." else -1))
+            if key == "b" or s.shown < s.length:
+                s.scrub = max(0, s.shown + (1 if key == "t" else -1))
             else:
                 s.scrub = None
                 s.step()
@@ -173,8 +176,8 @@ class Viewer:
             s.next_state()
         elif key == "p":
             s.policy_on = not s.policy_on
-        elif key in "[]":
-            s.change_speed(2.0 if key == "]" else 0.5)
+        elif key in "yu":
+            s.change_speed(2.0 if key == "u" else 0.5)
         elif key in "fg":
             s.push(np.eye(s.task.system.dim)[0] * (1 if key == "f" else -1))
         elif key in TARGET:
@@ -187,12 +190,13 @@ class Viewer:
             s.trails = not s.trails
         elif key == "v":
             self.stop_recording() if self._recorder else self.record()
-        elif key in "-=":
-            self.camera = self.camera.zoom(NEARER if key == "-" else 1 / NEARER)
+        elif key in "zx":
+            self.camera = self.camera.zoom(NEARER if key == "z" else 1 / NEARER)
         elif key == "h":
             self.help = not self.help
-        elif key in "01234":
-            self.handle = int(key)
+        elif key == "m":
+            self.handle = (self.handle + 1) % (s.task.system.handles + 1)
+            self.notice = f"keys drive handle {self.handle}" if self.handle else "keys drive all handles"
         elif key == "escape":
             self.open = False
 

@@ -4,32 +4,7 @@ import sys
 from multiprocessing.connection import Connection
 
 TITLE = "pods"
-KEYS = (
-    "r",
-    "n",
-    "p",
-    "f",
-    "g",
-    "i",
-    "j",
-    "k",
-    "l",
-    "c",
-    "o",
-    "v",
-    "h",
-    "w",
-    "a",
-    "s",
-    "d",
-    "q",
-    "e",
-    "[",
-    "]",
-    "-",
-    "=",
-)
-KEYS += (".", ",", "1", "2", "3", "4", "0")
+KEYS = tuple("abcdefghijklmnopqrstuvwxyz")  # Taichi knows no digits and no punctuation
 
 
 def main(descriptor: int):
@@ -47,7 +22,7 @@ def main(descriptor: int):
     canvas = Canvas(size, TITLE, show=True)
     window, cursor = canvas.window, None
     special = {ti.ui.SPACE: "space", ti.ui.LEFT: "left", ti.ui.RIGHT: "right", ti.ui.UP: "up", ti.ui.DOWN: "down"}
-    special |= {ti.ui.ESCAPE: "escape", ti.ui.TAB: "tab"}
+    special |= {ti.ui.ESCAPE: "escape"}
     names = special | {key: key for key in KEYS}
     pipe.send("ready")
     while window.running:
