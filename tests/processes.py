@@ -38,10 +38,10 @@ def refused(code: int, out: str, err: str, *message: str):
         assert part in err
 
 
-def children(name: str) -> set[int]:
-    """Ids of this process's children with `name` in their command line."""
+def children(name: str, parent="self") -> set[int]:
+    """Ids of a process's children with `name` in their command line; "self" is this process."""
     found = set()
-    for path in pathlib.Path("/proc/self/task").glob("*/children"):
+    for path in pathlib.Path(f"/proc/{parent}/task").glob("*/children"):
         for pid in path.read_text().split():
             line = pathlib.Path(f"/proc/{pid}/cmdline")
             if line.exists() and name.encode() in line.read_bytes():

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 
 import matplotlib.colors
 import numpy as np
@@ -450,6 +451,19 @@ def test_without_vulkan_there_is_one_notice_and_a_picture(no_vulkan):
     assert all(coloured(image, RAINBOW[0]).any() for image in images)
     with pytest.raises(renderer.NoVulkan):
         renderer.Renderer((64, 48), "vulkan")
+
+
+def test_drawing_leaves_no_file_where_one_works(vulkan, tmp_path, monkeypatch):
+    """ImGui would leave its layout there, after five seconds."""
+    monkeypatch.chdir(tmp_path)
+    before, end = children("viz.worker"), time.monotonic() + 6
+    with renderer.Renderer((64, 48), "vulkan") as pen:
+        (pid,) = children("viz.worker") - before
+        assert os.readlink(f"/proc/{pid}/cwd") != str(tmp_path)
+        while time.monotonic() < end:
+            pen.draw(beads([[0.0, 0.0, 0.0]]), Camera((0.0, 0.0, 0.0), 3.0))
+            time.sleep(0.1)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_unknown_renderer_is_refused():

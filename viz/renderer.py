@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from multiprocessing import Pipe
 from pathlib import Path
 
@@ -68,10 +69,12 @@ class VulkanRenderer:
             self._process.kill()
             self._process.wait()
             self._process = None
+            self._folder.cleanup()
 
     def _start(self):
         self._drawn = 0
-        self._process, self._pipe = spawn("worker")
+        self._folder = tempfile.TemporaryDirectory(prefix="pods-")  # ImGui leaves its layout where it runs
+        self._process, self._pipe = spawn("worker", folder=self._folder.name)
         try:
             self._pipe.send(self.size)
             said = self._answer(self._pipe.recv)

@@ -94,7 +94,10 @@ class Session:
                 action[rows] = policy(observation[rows]).to(action)
         hand = torch.as_tensor(self.hand).to(action)
         action = torch.where(hand != 0, hand, action).clamp(-task.limit, task.limit)
-        self._state, status = task.simulator.step(state, action)
+        rows = task.simulator.begin(state, 1)  # as in a learner's rollout: an action that is not finite gets a status
+        rows.a[:, 0] = action
+        task.simulator.advance(rows, 0)
+        self._state, status = rows.state(1), rows.status[:, 0]
         now = self._state
         home = torch.as_tensor(task.system.home.copy()).to(now.p)
         each = (now.x - shift - task.goal.to(now.x), now.v, now.p - shift - home)
