@@ -13,16 +13,15 @@ from taichi_sim.errors import InputError, expect
 from tasks import TEST_STATES
 
 from . import stage
-from .encoder import Encoder, check
-from .overlay import annotated
-from .renderer import Renderer, spawn
+from .encoder import check
+from .recorder import Recorder
+from .renderer import spawn
 from .scene import PERFORMERS
 from .session import Session
 
 PATIENCE = 120.0  # s for the window to open
 TRAIL = 0.8  # s
 RATE = 60.0  # pictures a second at most
-RECORD_FPS = 30.0
 PANEL = 0.36  # of the window's width
 WHITE = (1.0, 1.0, 1.0)
 TURN, NEARER = 3.0, 1.05  # rad across the window, zoom per key
@@ -261,7 +260,7 @@ class Viewer:
             n += 1
         try:
             check(path, self.size)
-            self._recorder = Recorder(self, path)
+            self._recorder = Recorder(path, self.size)
             self.notice = f"recording to {path}"
         except InputError as error:
             self.notice = str(error)
@@ -269,38 +268,13 @@ class Viewer:
     def _film(self, picture, now: float):
         if self._recorder is not None:
             try:
-                self._recorder.take(picture, self.camera, now)
+                self._recorder.take(picture, self.camera, now, self.session.task.name, f"{self.session.time:.2f} s")
             except InputError as error:
-                self.stop_recording()
-                self.notice = str(error)
+                self._recorder.close(error)
+                self._recorder, self.notice = None, str(error)
 
     def stop_recording(self):
         if self._recorder is not None:
             self._recorder.close()
             self.notice = f"recorded {self._recorder.path}"
             self._recorder = None
-
-
-class Recorder:
-    """Draws what the window shows a second time, in a process of its own, and encodes it."""
-
-    def __init__(self, viewer: Viewer, path: Path):
-        self.path, self._viewer = path, viewer
-        self._renderer = Renderer(viewer.size, notice=lambda line: None)
-        self._encoder = Encoder(path, viewer.size, RECORD_FPS)
-        self._begun, self._frames = None, 0
-
-    def take(self, picture, camera, now: float):
-        """Write the picture as often as the time since the first says."""
-        self._begun = now if self._begun is None else self._begun
-        due = int((now - self._begun) * RECORD_FPS) + 1 - self._frames
-        if due > 0:
-            s = self._viewer.session
-            image = annotated(self._renderer.draw(picture, camera), s.task.name, f"{s.time:.2f} s", [])
-            for _ in range(due):
-                self._encoder.write(image)
-            self._frames += due
-
-    def close(self):
-        self._encoder.__exit__(None)
-        self._renderer.close()
