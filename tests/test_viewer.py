@@ -538,7 +538,7 @@ def test_a_recording_lasts_as_long_as_what_it_shows(viewer, tmp_path):
     path = tmp_path / "recording-2.mp4"
     assert str(path) in one.notice and not path.exists()
     for now in (100.0, 100.5, 100.51, 101.0):
-        one._recorder.take(one.picture(), one.camera, now)
+        one._film(one.picture(), now)
     press(one, "v")
     assert imageio_ffmpeg.count_frames_and_secs(str(path))[0] == 31
     assert one.notice == f"recorded {path}" and children("viz.worker") == before
