@@ -184,7 +184,13 @@ def test_resuming_a_finished_run_trains_no_further(trained):
 def interrupt(arguments, cwd, first):
     """Start `pods` with `arguments`, press Ctrl-C once its third line starts with `first`; exit code and stderr."""
     process = subprocess.Popen(
-        [*PODS, *arguments], cwd=cwd, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*PODS, *arguments],
+        cwd=cwd,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore Ctrl-C
     )
     try:
         assert process.stdout.readline().startswith("pendulum2d-stop: pods")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from learner import LEARNERS, imitation, pods, seeds, settings
-from learner.policy import SCALE_SEED, SCALE_STATES, Policy
+from learner.policy import FLOOR, SCALE_SEED, SCALE_STATES, Policy
 from learner.rollouts import closed_loop
 from learner.run import Run
 from taichi_sim import InputError
@@ -73,7 +73,7 @@ def test_observations_reach_the_network_white(task, name):
     assert (variance[~clamped] - 1).abs().max() < 1e-3 and (~clamped).sum() >= len(variance) // 2
     assert (covariance - torch.diag(variance)).abs().max() < 1e-3
     spread = torch.linalg.eigvalsh(torch.cov(seen.T))
-    assert clamped.sum() == (spread < 0.99e-4 * spread.max()).sum()
+    assert clamped.sum() == (spread < 0.99 * FLOOR * spread.max()).sum()
 
 
 # Imitation

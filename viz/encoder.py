@@ -34,9 +34,14 @@ class Encoder:
         self._writer = None
 
     def write(self, frame: np.ndarray):
-        if self._writer is None:
-            self._writer = self._open(frame)
-        self._writer.send(np.ascontiguousarray(frame))
+        try:
+            if self._writer is None:
+                self._writer = self._open(frame)
+            self._writer.send(np.ascontiguousarray(frame))
+        except OSError as error:  # the disk is full, or ffmpeg was killed
+            raise InputError(
+                f"output: expected ffmpeg to write {self.path}, got {str(error).splitlines()[0]}"
+            ) from error
 
     def __enter__(self):
         return self

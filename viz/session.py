@@ -46,7 +46,7 @@ class Session:
         self.hand = np.zeros(task.system.actions)  # m/s, where not zero it replaces the policy's action
         self.target = np.zeros(task.system.dim)  # m, how far the goal is moved
         self.scrub: int | None = None  # the row of history that is shown instead of the last
-        self._draws = 0
+        self.state, self._draws = 0, 0
         self.reset(state)
 
     # Time
@@ -58,8 +58,8 @@ class Session:
             self._draws += 1
             start, self.start = self.task.start((SEED, self._draws), n), f"new state {self._draws}"
         else:
-            self._first = state % (TEST_STATES - n + 1)
-            start, self.start = self.task.test_states(self._first + n)[self._first :], f"test state {self._first}"
+            self.state = state % (TEST_STATES - n + 1)
+            start, self.start = self.task.test_states(self.state + n)[self.state :], f"test state {self.state}"
         copies = torch.arange(n).repeat(len(self.performers)).to(start.x.device)
         self._state = start[copies]
         zero = np.zeros(len(copies))
@@ -68,7 +68,7 @@ class Session:
 
     def next_state(self):
         """Start again from the test states after those shown."""
-        self.reset(getattr(self, "_first", -self.count) + self.count)
+        self.reset(self.state + self.count)
 
     def elapse(self, seconds: float) -> int:
         """Simulate what happens in so many seconds of the watcher's time; returns the steps made."""

@@ -10,18 +10,18 @@ from pathlib import Path
 import numpy as np
 
 from taichi_sim.errors import InputError, expect
+from tasks import TEST_STATES
 
 from . import stage
-from .encoder import Encoder, check
-from .overlay import annotated
-from .renderer import Renderer, spawn
+from .encoder import check
+from .recorder import Recorder
+from .renderer import spawn
 from .scene import PERFORMERS
 from .session import Session
 
 PATIENCE = 120.0  # s for the window to open
 TRAIL = 0.8  # s
 RATE = 60.0  # pictures a second at most
-RECORD_FPS = 30.0
 PANEL = 0.36  # of the window's width
 WHITE = (1.0, 1.0, 1.0)
 TURN, NEARER = 3.0, 1.05  # rad across the window, zoom per key
@@ -115,6 +115,7 @@ class Viewer:
             ("check", "follow", self.follow),
             ("slider", "speed", s.speed, 0.03125, 4.0),
             ("slider", "row", float(s.shown), 0.0, float(max(1, s.length))),
+            ("slider", "test state", float(s.state), 0.0, float(TEST_STATES - s.count)),
         ]
         limit = float(s.task.limit)
         rows += [("slider", f"hand {n}", float(a), -limit, limit) for n, a in enumerate(s.hand) if len(s.hand) <= 4]
@@ -149,8 +150,7 @@ class Viewer:
                 picture = self.picture()
                 for event in window.show(picture, self.camera, self.panels()):
                     self.handle_event(event)
-                if self._recorder is not None:
-                    self._recorder.take(picture, self.camera, now)
+                self._film(picture, now)
                 time.sleep(max(0.0, 1.0 / RATE - (time.monotonic() - now)))
         finally:
             self.stop_recording()
@@ -230,6 +230,9 @@ class Viewer:
             s.speed = float(value)
         elif name == "row":
             s.scrub = round(value)
+        elif name == "test state":
+            if round(value) != s.state:
+                s.reset(round(value))
         elif name.startswith("hand "):
             s.hand = np.where(np.arange(len(s.hand)) == int(name[5:]), value, s.hand)
         elif name == "new start":
@@ -257,38 +260,21 @@ class Viewer:
             n += 1
         try:
             check(path, self.size)
-            self._recorder = Recorder(self, path)
+            self._recorder = Recorder(path, self.size)
             self.notice = f"recording to {path}"
         except InputError as error:
             self.notice = str(error)
+
+    def _film(self, picture, now: float):
+        if self._recorder is not None:
+            try:
+                self._recorder.take(picture, self.camera, now, self.session.task.name, f"{self.session.time:.2f} s")
+            except InputError as error:
+                self._recorder.close(error)
+                self._recorder, self.notice = None, str(error)
 
     def stop_recording(self):
         if self._recorder is not None:
             self._recorder.close()
             self.notice = f"recorded {self._recorder.path}"
             self._recorder = None
-
-
-class Recorder:
-    """Draws what the window shows a second time, in a process of its own, and encodes it."""
-
-    def __init__(self, viewer: Viewer, path: Path):
-        self.path, self._viewer = path, viewer
-        self._renderer = Renderer(viewer.size, notice=lambda line: None)
-        self._encoder = Encoder(path, viewer.size, RECORD_FPS)
-        self._begun, self._frames = None, 0
-
-    def take(self, picture, camera, now: float):
-        """Write the picture as often as the time since the first says."""
-        self._begun = now if self._begun is None else self._begun
-        due = int((now - self._begun) * RECORD_FPS) + 1 - self._frames
-        if due > 0:
-            s = self._viewer.session
-            image = annotated(self._renderer.draw(picture, camera), s.task.name, f"{s.time:.2f} s", [])
-            for _ in range(due):
-                self._encoder.write(image)
-            self._frames += due
-
-    def close(self):
-        self._encoder.__exit__(None)
-        self._renderer.close()
