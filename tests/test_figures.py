@@ -1,184 +1,369 @@
-"""Figures: what the logs say is what is drawn, and every word can be read."""
+"""Figures: that their lines and bars are the numbers of the run folders, that they can be read, and what is refused."""
 
 import csv
 import itertools
 import json
-import subprocess
-import sys
-from pathlib import Path
+import os
+import xml.etree.ElementTree
 
+import matplotlib.colors
+import matplotlib.image
 import numpy as np
 import pytest
+import torch
+from processes import pods, refused
 
-from taichi_sim.errors import InputError
+import pods as command_line
+import taichi_sim
+from learner.policy import Policy
+from learner.rollouts import closed_loop
+from taichi_sim import InputError
 from viz import figures
 from viz.figures import Log
 
-ROOT = Path(__file__).parent.parent
 COLUMNS = ("epoch", "samples", "seconds", "return_validation", "return_validation_std")
 
 
-def run_folder(path, task="rope3d-stop", learner="pods", seed=0, cost=(9.0, 5.0, 3.0), finished=True):
-    path.mkdir(parents=True)
-    (path / "config.json").write_text(json.dumps({"task": task, "learner": learner, "config": {"seed": seed}}))
-    with open(path / "log.csv", "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        for n, c in enumerate(cost):
-            writer.writerow((n + 1, 100 * (n + 1), 2.5 * (n + 1), -c, 2.0))
-    if finished:
-        result = {"terminal_kinetic_energy": cost[-1] * 1e-6, "final_distance": None, "handle_speed": 0.1 * (1 + seed)}
-        (path / "evaluation.json").write_text(json.dumps(result))
-    return path
+def write_run(folder, task="pendulum2d-stop", learner="pods", seed=0, epochs=60, evaluated=True):
+    """A run folder as a training leaves it, with the numbers of no training."""
+    folder.mkdir(parents=True)
+    random = np.random.default_rng((seed, len(task), len(learner), epochs))
+    config = {"task": task, "learner": learner, "config": {"seed": seed}, "horizon": 150}
+    (folder / "config.json").write_text(json.dumps(config))
+    rows = []
+    for n in range(epochs):
+        cost = 9 + 90 * np.exp(-0.1 * n) * (1 + 0.3 * random.random())
+        rows.append((n + 1, 19200 * (n + 1), 1.7 * (n + 1) + random.random(), -cost, 0.4 * cost))
+    with open(folder / "log.csv", "w", newline="") as file:
+        csv.writer(file).writerows([(*COLUMNS, "more"), *((*row, 7) for row in rows)])
+    if evaluated:
+        distance = None if task.endswith("stop") else 10 ** random.uniform(-5, -2)
+        result = {"terminal_kinetic_energy": 10 ** random.uniform(-9, -4), "final_distance": distance}
+        result |= {"handle_speed": random.uniform(0.08, 0.15), "return": -9.0, "failed": 0}
+        (folder / "evaluation.json").write_text(json.dumps(result))
+    return folder
+
+
+def column(folder, name):
+    with open(folder / "log.csv", newline="") as file:
+        return np.array([float(row[name]) for row in csv.DictReader(file)])
 
 
 @pytest.fixture
 def drawn(monkeypatch):
     """The figures that were saved."""
-    kept, save = [], figures._save
-    monkeypatch.setattr(figures, "_save", lambda figure, stem: (kept.append(figure), save(figure, stem))[1])
-    return kept
+    made, save = [], figures._save
+
+    def keep(figure, stem):
+        made.append(figure)
+        return save(figure, stem)
+
+    monkeypatch.setattr(figures, "_save", keep)
+    return made
 
 
-def texts(figure):
-    """(words, box in pixels) of everything that is written."""
+def check_files(written, stem):
+    """A picture that is not of one colour, and the same as SVG."""
+    assert written == [stem.with_name(f"{stem.name}.{suffix}") for suffix in ("png", "svg")]
+    picture = matplotlib.image.imread(written[0])
+    assert min(picture.shape[:2]) >= 300 and picture.std() > 0.01
+    root = xml.etree.ElementTree.parse(written[1]).getroot()
+    assert root.tag.endswith("svg") and sum(1 for part in root.iter() if part.tag.endswith("path")) > 10
+
+
+def check_legible(figure):
+    """No text lies on another one or leaves the figure."""
     figure.canvas.draw()
-    renderer, found = figure.canvas.get_renderer(), []
+    pen, texts = figure.canvas.get_renderer(), []
     for axes in figure.axes:
-        found += [
-            (t.get_text(), t.get_window_extent(renderer)) for t in (axes.title, axes.xaxis.label, axes.yaxis.label)
-        ]
-        for n, axis in enumerate((axes.xaxis, axes.yaxis)):
-            low, high = axes.bbox.min[n] - 1, axes.bbox.max[n] + 1  # ticks beyond are not drawn
-            for text in axis.get_ticklabels(which="both"):
-                box = text.get_window_extent(renderer)
-                if text.get_visible() and low <= (box.min[n] + box.max[n]) / 2 <= high:
-                    found.append((text.get_text(), box))
-        if axes.get_legend() is not None:
-            found.append(("legend", axes.get_legend().get_window_extent(renderer)))
-    return [(text, box) for text, box in found if text]
+        texts += [axes.title, axes.xaxis.label, axes.yaxis.label]
+        texts += [axes.xaxis.get_offset_text(), axes.yaxis.get_offset_text()]
+        for axis, (low, high) in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
+            low, high = sorted((low, high))
+            ticks, near = axis.get_major_ticks() + axis.get_minor_ticks(), 1e-9 * (high - low)
+            shown = [tick for tick in ticks if low - near <= tick.get_loc() <= high + near]
+            texts += [label for tick in shown for label in (tick.label1, tick.label2)]
+        texts += axes.get_legend().get_texts() if axes.get_legend() else []
+    texts = [text for text in texts if text.get_visible() and text.get_text().strip()]
+    boxes = [text.get_window_extent(pen) for text in texts]
+    for text, box in zip(texts, boxes, strict=True):
+        assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1, text
+    for (one, a), (other, b) in itertools.combinations(zip(texts, boxes, strict=True), 2):
+        slope = np.radians(one.get_rotation())
+        if 0 < slope < 1 and one.get_rotation() == other.get_rotation() and one.axes is other.axes:
+            height = one.get_fontsize() * figure.dpi / 72
+            assert abs(a.x1 - b.x1) * np.sin(slope) >= height, (one, other)  # slanted side by side
+        else:
+            overlap = min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0)
+            assert min(overlap) <= 0.5, (one, other)
+    assert len(texts) > 8
 
 
-def assert_readable(figure):
-    """No two boxes overlap by more than a pixel, and all lie on the page."""
-    boxes = texts(figure)
-    assert len(boxes) >= 5
-    page = figure.bbox
-    for name, box in boxes:
-        assert box.x0 > page.x0 - 1 and box.x1 < page.x1 + 1 and box.y0 > page.y0 - 1 and box.y1 < page.y1 + 1, name
-    for (one, a), (other, b) in itertools.combinations(boxes, 2):
-        width = min(a.x1, b.x1) - max(a.x0, b.x0)
-        height = min(a.y1, b.y1) - max(a.y0, b.y0)
-        assert width < 1 or height < 1, (one, other)
+# Learning curves and metrics
 
 
-def test_one_seed_shows_its_costs_and_half_their_deviation(tmp_path, drawn):
-    log = Log.read(run_folder(tmp_path / "run"))
-    written = figures.learning_curves([log], tmp_path / "out" / "learning")
-    assert [path.name for path in written] == ["learning.png", "learning.svg"]
-    assert all(path.stat().st_size > 1000 for path in written)
-    for axes, at in zip(drawn[0].axes, ((1, 2, 3), (100, 200, 300), (2.5, 5.0, 7.5)), strict=True):
-        (line,) = axes.get_lines()
-        assert line.get_xdata().tolist() == list(at) and line.get_ydata().tolist() == [9.0, 5.0, 3.0]
-        band = axes.collections[0].get_paths()[0].vertices[:, 1]
-        assert band.max() == 10.0 and band.min() == 3.0
-    assert_readable(drawn[0])
+def test_learning_curves_show_the_costs_of_the_log(tmp_path, drawn):
+    runs = [write_run(tmp_path / learner, learner=learner) for learner in ("pods", "pods1")]
+    stem = tmp_path / "out" / "learning"
+    check_files(figures.learning_curves([Log.read(run) for run in runs], stem), stem)
+    (figure,) = drawn
+    assert len(figure.axes) == 3 and figure.axes[0].get_title() == "pendulum2d-stop"
+    for axes, name in zip(figure.axes, ("epoch", "samples", "seconds"), strict=True):
+        assert axes.get_yscale() == "log" and len(axes.lines) == len(axes.collections) == 2
+        for run, line, band in zip(runs, axes.lines, axes.collections, strict=True):
+            cost, spread = -column(run, "return_validation"), column(run, "return_validation_std")
+            assert np.allclose(line.get_xdata(), column(run, name)) and np.allclose(line.get_ydata(), cost)
+            assert line.get_label() == run.name
+            edge = band.get_paths()[0].vertices
+            for at, low, high in zip(column(run, name), cost, cost + spread / 2, strict=True):
+                heights = edge[np.isclose(edge[:, 0], at), 1]
+                assert heights.min() == pytest.approx(low) and heights.max() == pytest.approx(high)
+        assert axes.lines[0].get_linestyle() != axes.lines[1].get_linestyle()
+    check_legible(figure)
 
 
-def test_seeds_are_averaged_and_learners_kept_apart(tmp_path, drawn):
-    logs = [Log.read(run_folder(tmp_path / f"a{n}", seed=n, cost=(9.0 + 2 * n, 4.0 + 2 * n))) for n in (0, 1)]
-    logs.append(Log.read(run_folder(tmp_path / "b", learner="pods1", cost=(20.0, 12.0, 11.0))))
-    figures.learning_curves(logs, tmp_path / "learning")
-    two, other = drawn[0].axes[0].get_lines()
-    assert two.get_ydata().tolist() == [10.0, 5.0] and other.get_ydata().tolist() == [20.0, 12.0, 11.0]
-    assert two.get_linestyle() != other.get_linestyle()
-    band = drawn[0].axes[0].collections[0].get_paths()[0].vertices[:, 1]
-    assert band.max() == 10.5 and band.min() == 4.5
-    labels = [text.get_text() for text in drawn[0].axes[2].get_legend().get_texts()]
-    assert labels == ["pods, 2 seeds", "pods1"]
-    assert_readable(drawn[0])
+def test_several_seeds_are_a_mean_and_half_a_deviation(tmp_path, drawn):
+    """Of runs of different lengths, what all have."""
+    runs = [write_run(tmp_path / f"run{seed}", seed=seed, epochs=epochs) for seed, epochs in enumerate((40, 50, 60))]
+    figures.learning_curves([Log.read(run) for run in runs], tmp_path / "learning")
+    cost = np.stack([-column(run, "return_validation")[:40] for run in runs])
+    seconds = np.stack([column(run, "seconds")[:40] for run in runs])
+    axes = drawn[0].axes[2]
+    (line,), (band,) = axes.lines, axes.collections
+    assert np.allclose(line.get_xdata(), seconds.mean(0)) and np.allclose(line.get_ydata(), cost.mean(0))
+    assert line.get_label() == "pods, 3 seeds"
+    edge = band.get_paths()[0].vertices
+    mean, half = cost.mean(0), cost.std(0) / 2
+    for at, low, high in zip(seconds.mean(0), mean - half, mean + half, strict=True):
+        heights = edge[np.isclose(edge[:, 0], at), 1]
+        assert heights.min() == pytest.approx(low) and heights.max() == pytest.approx(high)
+    check_legible(drawn[0])
 
 
-def test_bars_are_the_means_over_seeds_by_task_and_learner(tmp_path, drawn):
-    logs = [
-        Log.read(run_folder(tmp_path / f"{task}-{learner}-{seed}", task, learner, seed, cost=(9.0, 3.0 + seed)))
-        for task in ("cable2d-stop", "rope3d-stop", "pendulum2d-stop")
-        for learner in ("pods", "pods1")
-        for seed in (0, 1)
+NAMES = ("pendulum2d-stop", "pendulum2d-origin", "double3d-origin", "cloth-lay")
+
+
+@pytest.fixture
+def many(tmp_path):
+    """Two learners with three seeds each on four tasks; one is not finished."""
+    wanted = itertools.product(NAMES, ("pods", "pods1"), range(3))
+    runs = [
+        write_run(tmp_path / f"{t}-{m}-{s}", t, m, s, evaluated=(t, m, s) != (NAMES[0], "pods", 0))
+        for t, m, s in wanted
     ]
-    figures.metrics(logs, tmp_path / "metrics")
-    kinetic, speed = drawn[0].axes  # no distance: no run has one
-    for axes, value in ((kinetic, 3.5e-6), (speed, 0.15)):
-        assert [bar.get_height() for bar in axes.patches] == pytest.approx([value] * 6)
-        assert len({bar.get_hatch() for bar in axes.patches}) == 2
-    assert_readable(drawn[0])
+    return [Log.read(run) for run in runs]
 
 
-def test_unfinished_runs_have_curves_and_no_metrics(tmp_path):
-    log = Log.read(run_folder(tmp_path / "run", finished=False))
-    figures.learning_curves([log], tmp_path / "learning")
-    with pytest.raises(InputError, match="expected at least one finished run"):
-        figures.metrics([log], tmp_path / "metrics")
+def test_each_task_has_a_row_of_learning_curves(many, tmp_path, drawn):
+    figures.learning_curves(many, tmp_path / "learning")
+    (figure,) = drawn
+    assert [axes.get_title() for axes in figure.axes[::3]] == sorted(NAMES) and len(figure.axes) == 12
+    assert all(len(axes.lines) == 2 for axes in figure.axes)
+    check_legible(figure)
 
 
-@pytest.mark.parametrize(
-    "damage",
-    (
-        lambda run: (run / "log.csv").unlink(),
-        lambda run: (run / "config.json").write_text("{"),
-        lambda run: (run / "log.csv").write_text("epoch\n1\n"),
-        lambda run: (run / "log.csv").write_text(",".join(COLUMNS) + "\n"),
-        lambda run: (run / "evaluation.json").write_text("{"),
-    ),
-)
-def test_a_damaged_run_is_named_in_one_line(tmp_path, damage):
-    run = run_folder(tmp_path / "run")
-    damage(run)
-    with pytest.raises(InputError, match=str(run)) as caught:
-        Log.read(run)
-    assert "\n" not in str(caught.value)
+def test_metrics_are_means_over_seeds_and_their_range(many, tmp_path, drawn):
+    check_files(figures.metrics(many, tmp_path / "metrics"), tmp_path / "metrics")
+    (figure,) = drawn
+    keys = ("terminal_kinetic_energy", "final_distance", "handle_speed")
+    for axes, key, scale in zip(figure.axes, keys, ("log", "log", "linear"), strict=True):
+        assert axes.get_yscale() == scale
+        assert [label.get_text() for label in axes.get_xticklabels()] == sorted(NAMES)
+        assert [bars.get_label() for bars in axes.containers if hasattr(bars, "patches")] == ["pods", "pods1"]
+        for bars in (c for c in axes.containers if hasattr(c, "patches")):
+            seen = set()
+            lines = bars.errorbar.lines[2][0].get_segments()
+            for bar, line in zip(bars.patches, lines, strict=True):
+                middle = bar.get_x() + bar.get_width() / 2
+                name = sorted(NAMES)[round(middle)]
+                seen.add(name)
+                group = [
+                    log.evaluation[key]
+                    for log in many
+                    if (log.task, log.learner) == (name, bars.get_label()) and log.evaluation
+                ]
+                assert bar.get_height() == pytest.approx(np.mean(group), rel=1e-9)
+                assert line[:, 1] == pytest.approx([min(group), max(group)], rel=1e-6)
+            assert seen == {n for n in NAMES if not (key == "final_distance" and n.endswith("stop"))}
+        patches = [p for c in axes.containers if hasattr(c, "patches") for p in c.patches]
+        spans = sorted((p.get_x(), p.get_x() + p.get_width()) for p in patches)
+        assert all(a[1] <= b[0] + 1e-9 for a, b in itertools.pairwise(spans))
+    check_legible(figure)
 
 
-def test_a_trajectory_shows_every_performer(task, tmp_path, drawn):
-    import torch
-
-    made = task("cable2d-stop", 20)
-    start = made.test_states(1)
-    still = made.simulator.rollout(start, torch.zeros(1, 20, 2, dtype=torch.float64))
-    moved = made.simulator.rollout(start, torch.full((1, 20, 2), 0.1, dtype=torch.float64))
-    figures.trajectories(made, [("still", still), ("moved", moved)], tmp_path / "trajectory")
-    handle = drawn[0].axes[0].get_lines()
-    assert len(handle) == 4  # x and z of both
-    assert handle[2].get_ydata() == pytest.approx(moved.p[0].mean(1)[:, 0].numpy())
-    speed = drawn[0].axes[2].get_lines()[0].get_ydata()
-    assert speed == pytest.approx(still.v[0].square().sum(-1).mean(-1).sqrt().numpy())
-    assert_readable(drawn[0])
+def test_learners_are_told_apart_in_grey(many, tmp_path, drawn):
+    figures.metrics(many, tmp_path / "metrics")
+    bars = [c for c in drawn[0].axes[0].containers if hasattr(c, "patches")]
+    assert len({c.patches[0].get_hatch() for c in bars}) == len(bars) == 2
 
 
-def test_a_pooled_matrix_keeps_its_largest_entries():
-    matrix = np.zeros((2 * figures.PIXELS + 7, 30))
-    matrix[1234, 17] = 3.0
+def test_metrics_of_stop_tasks_have_no_distance(tmp_path, drawn):
+    figures.metrics([Log.read(write_run(tmp_path / "run"))], tmp_path / "metrics")
+    assert [axes.get_title() for axes in drawn[0].axes] == ["terminal kinetic energy [J]", "mean handle speed [m/s]"]
+    check_legible(drawn[0])
+
+
+def test_metrics_of_unfinished_runs_are_refused(tmp_path):
+    with pytest.raises(InputError, match="run: expected at least one finished run, with an evaluation.json, got none"):
+        figures.metrics([Log.read(write_run(tmp_path / "run", evaluated=False))], tmp_path / "metrics")
+
+
+DAMAGE = {
+    "no folder": lambda run: [path.unlink() for path in run.iterdir()] and run.rmdir(),
+    "no config": lambda run: (run / "config.json").unlink(),
+    "torn config": lambda run: (run / "config.json").write_text('{"task": "pendu'),
+    "config of another kind": lambda run: (run / "config.json").write_text("[]"),
+    "no seed": lambda run: (run / "config.json").write_text('{"task": "a", "learner": "b", "config": {}}'),
+    "no log": lambda run: (run / "log.csv").unlink(),
+    "an empty log": lambda run: (run / "log.csv").write_text(""),
+    "a log without rows": lambda run: (run / "log.csv").write_text(",".join(COLUMNS) + "\n"),
+    "a log without a column": lambda run: (run / "log.csv").write_text("epoch,samples\n1,2\n"),
+    "a torn row": lambda run: (run / "log.csv").write_text(",".join(COLUMNS) + "\n1,2,3\n"),
+    "words in the log": lambda run: (run / "log.csv").write_text(",".join(COLUMNS) + "\n1,2,3,a,b\n"),
+    "bytes in the log": lambda run: (run / "log.csv").write_bytes(b"\xff\xfe\x00"),
+    "a torn evaluation": lambda run: (run / "evaluation.json").write_text('{"return": -9'),
+    "an evaluation without metrics": lambda run: (run / "evaluation.json").write_text('{"return": -9}'),
+    "an evaluation of another kind": lambda run: (run / "evaluation.json").write_text("7"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_run_is_answered_in_one_line(tmp_path, monkeypatch, capfd, damage):
+    damage(write_run(tmp_path / "run"))
+    monkeypatch.chdir(tmp_path)
+    refused(*run_here(capfd, "plot", "run"), "run: expected a")
+    assert not (tmp_path / "figures").exists()
+
+
+# Trajectories and the jacobian
+
+
+def test_trajectories_show_the_first_rollout(task, tmp_path, drawn):
+    made = task("double3d-stop", 30)
+    start = made.test_states(2)
+    policies = {"policy": Policy(made, 0), "no motion": lambda o: torch.zeros(2, dtype=o.dtype)}
+    performances = [(name, closed_loop(made, act, start)) for name, act in policies.items()]
+    check_files(figures.trajectories(made, performances, tmp_path / "rows"), tmp_path / "rows")
+    (figure,) = drawn
+    handles, payload, speed, actions = figure.axes
+    t = 0.024 * np.arange(31)
+    for n, (name, rows) in enumerate(performances):
+        x, v, p, a = (getattr(rows, k)[0].numpy() for k in "xvpa")
+        for k, axis in enumerate("xyz"):
+            line = handles.lines[3 * n + k]
+            assert line.get_label() == f"{axis}, {name}"
+            assert np.allclose(line.get_xdata(), t) and np.allclose(line.get_ydata(), p[:, 0, k])
+            off = (x - made.goal.numpy())[:, :, k].mean(1)  # two equal masses
+            assert np.allclose(payload.lines[3 * n + k].get_ydata(), off, atol=1e-12)
+        assert np.allclose(speed.lines[n].get_ydata(), np.sqrt((v**2).sum(-1).mean(1)))
+        for k in range(2):
+            line = actions.lines[2 * n + k]
+            assert line.get_drawstyle() == "steps-post" and np.allclose(line.get_ydata(), a[:, k])
+    limits = [line.get_ydata()[0] for line in actions.lines[4:]]
+    assert sorted(limits) == [-made.limit, made.limit]
+    styles = {panel.lines[0].get_linestyle() for panel in figure.axes}
+    assert len(styles) == 1 and handles.lines[3].get_linestyle() not in styles
+    check_legible(figure)
+
+
+def test_in_the_plane_the_second_axis_is_called_z(task, tmp_path, drawn):
+    made = task("pendulum2d-stop", 20)
+    rows = closed_loop(made, Policy(made, 0), made.test_states(1))
+    figures.trajectories(made, [("policy", rows)], tmp_path / "rows")
+    assert [line.get_label() for line in drawn[0].axes[0].lines] == ["x, policy", "z, policy"]
+    check_legible(drawn[0])
+
+
+def test_a_pixel_of_the_jacobian_shows_its_largest_entry():
+    random = np.random.default_rng(0)
+    matrix = random.random((2503, 1300)) * (random.random((2503, 1300)) < 0.2)
+    matrix[:3, :2] = 0.0
     pooled = figures._pooled(matrix)
-    assert pooled.shape[0] <= figures.PIXELS and pooled.shape[1] == 30
-    assert np.nanmax(pooled) == 3.0 and np.isnan(pooled).sum() == pooled.size - 1
+    assert max(pooled.shape) <= figures.PIXELS and np.isnan(pooled[0, 0])
+    rows, columns = -(-2503 // pooled.shape[0]), -(-1300 // pooled.shape[1])
+    for i, j in itertools.product(range(0, pooled.shape[0], 61), range(0, pooled.shape[1], 53)):
+        largest = matrix[i * rows : (i + 1) * rows, j * columns : (j + 1) * columns].max()
+        assert pooled[i, j] == largest or (np.isnan(pooled[i, j]) and largest == 0)
+    assert np.nanmax(pooled) == matrix.max() and np.nanmax(pooled[-1]) == matrix[(len(pooled) - 1) * rows :].max()
 
 
-def test_jacobian_and_plots_from_the_command_line(tmp_path):
-    def pods(*arguments):
-        return subprocess.run(
-            [sys.executable, ROOT / "pods.py", "plot", *map(str, arguments)],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-        )
+def test_a_small_jacobian_is_drawn_entry_by_entry(task, tmp_path, drawn):
+    made = task("pendulum3d-stop", 6)
+    rows = made.simulator.rollout(made.test_states(1), torch.full((1, 6, 2), 0.1, dtype=torch.float64))
+    S = made.simulator.jacobian(rows)[0].numpy()
+    check_files(figures.jacobian(made, S, tmp_path / "jacobian"), tmp_path / "jacobian")
+    left, right, bar = drawn[0].axes
+    shown, block = (axes.images[0].get_array() for axes in (left, right))
+    expected = np.abs(S.reshape(6 * 8, 6 * 2))
+    assert shown.shape == expected.shape
+    assert np.array_equal(np.ma.filled(np.ma.masked_invalid(shown), 0.0), expected)
+    assert np.array_equal(np.asarray(block), np.abs(S[5, :, 3])) and right.get_title() == "∂s_6/∂a_3"
+    upper = np.triu(np.ones((6, 6), dtype=bool), 1).repeat(S.shape[1], 0).repeat(2, 1)
+    assert np.ma.getmaskarray(np.ma.masked_invalid(shown))[upper].all()  # later actions change nothing
+    assert isinstance(left.images[0].norm, matplotlib.colors.LogNorm)
+    check_legible(drawn[0])
 
-    done = pods("jacobian", "pendulum2d-stop", "-o", "out")
-    assert done.returncode == 0, done.stderr
-    assert {p.name for p in (tmp_path / "out").iterdir()} == {f"jacobian-pendulum2d-stop.{s}" for s in ("png", "svg")}
-    for arguments, message in (
-        (("jacobian",), "expected pods plot jacobian TASK"),
-        (("nowhere",), "expected a run folder"),
-        (("jacobian", "pendulum2d-stop", "--state", "1000"), "expected numbers of test states"),
-    ):
-        done = pods(*arguments)
-        assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
+
+# The command
+
+
+def run_here(capfd, *arguments):
+    """Exit code and what was said of a command in this process."""
+    try:
+        code = command_line.main([str(a) for a in arguments])
+    except SystemExit as error:
+        code = error.code
+    return code, *capfd.readouterr()
+
+
+def test_runs_of_several_tasks_are_plotted_without_simulating(tmp_path, monkeypatch, capfd):
+    write_run(tmp_path / "one"), write_run(tmp_path / "two", "cloth-lay")
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run_here(capfd, "plot", "one", "two", "-o", "new/folder")
+    files = [f"new/folder/{stem}.{suffix}" for stem in ("learning", "metrics") for suffix in ("png", "svg")]
+    assert (code, err) == (0, "") and out.splitlines() == [f"written to {file}" for file in files]
+    assert all((tmp_path / file).stat().st_size > 1000 for file in files)
+
+
+def test_an_unfinished_run_has_no_metrics(tmp_path, monkeypatch, capfd):
+    write_run(tmp_path / "one", evaluated=False), write_run(tmp_path / "two", "cloth-lay", evaluated=False)
+    monkeypatch.chdir(tmp_path)
+    assert run_here(capfd, "plot", "one", "two")[0] == 0
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {"learning.png", "learning.svg"}
+
+
+def test_a_real_run_is_plotted_with_its_trajectory(task, tmp_path, monkeypatch, capfd):
+    taichi_sim.init("cpu")
+    monkeypatch.chdir(tmp_path)
+    few = ("--horizon", 20, "--k", 8, "--steps", 2, "--epochs", 2, "--device", "cpu")
+    assert run_here(capfd, "train", "pendulum2d-stop", *few, "--run", "run")[0] == 0
+    code, out, err = run_here(capfd, "plot", "run", "--state", 3, "--device", "cpu")
+    assert (code, err) == (0, "") and len(out.splitlines()) == 6
+    stems = {path.stem for path in (tmp_path / "figures").iterdir()}
+    assert stems == {"learning", "metrics", "trajectory"}
+
+
+def test_the_jacobian_is_plotted_from_the_command_line(tmp_path):
+    done = pods("plot", "jacobian", "pendulum2d-stop", "--device", "cpu", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    stem = tmp_path / "figures" / "jacobian-pendulum2d-stop"
+    names = [f"figures/{stem.name}.{suffix}" for suffix in ("png", "svg")]
+    assert done.stdout.splitlines() == [f"written to {name}" for name in names]
+    check_files([tmp_path / name for name in names], stem)
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (("jacobian",), "TASK: expected pods plot jacobian TASK, got jacobian"),
+    (("jacobian", "pendulum2d-stpo"), "the nearest is 'pendulum2d-stop'"),
+    (("jacobian", "pendulum2d-stop", "--state", "1000"), "states: expected numbers of test states, 0 to 999"),
+    (("nowhere",), "run: expected a run folder with config.json and log.csv, got nowhere"),
+    (("pendulum2d-stop",), "run: expected a run folder with config.json and log.csv, got pendulum2d-stop"),
+    (("one", "two", "-o", "file.txt/figures"), "output: expected a folder to write to, got file.txt/figures"),
+    (("one", "two", "-o", "file.txt"), "output: expected a folder to write to, got file.txt"),
+])  # fmt: skip
+def test_a_mistake_is_answered_in_one_line(tmp_path, monkeypatch, capfd, arguments, message):
+    write_run(tmp_path / "one"), write_run(tmp_path / "two", "cloth-lay")
+    (tmp_path / "file.txt").write_text("mine")
+    monkeypatch.chdir(tmp_path)
+    refused(*run_here(capfd, "plot", *arguments), message)
+    assert sorted(os.listdir(tmp_path)) == ["file.txt", "one", "two"]

@@ -105,6 +105,16 @@ def test_a_failure_leaves_nothing_behind_and_the_old_file_alone(tmp_path, name, 
     assert children("ffmpeg") == set()
 
 
+def test_an_encoder_that_dies_is_one_line_and_no_file(tmp_path):
+    with pytest.raises(InputError, match="^output: expected ffmpeg to write .*film.mp4, got [^\n]*$"):
+        with Encoder(tmp_path / "film.mp4", SIZE, 25) as encoder:
+            for frame in frames(300):
+                encoder.write(frame)
+                for pid in children("ffmpeg"):
+                    os.kill(pid, signal.SIGKILL)
+    assert list(tmp_path.iterdir()) == [] and children("ffmpeg") == set()
+
+
 def test_a_film_without_frames_is_no_file(tmp_path):
     with Encoder(tmp_path / "film.mp4", SIZE, 25):
         pass

@@ -514,10 +514,16 @@ def test_widgets_show_and_change_what_they_name(viewer):
     assert s.shown == 2
     assert np.allclose(one.picture().balls[0].centres, lifted(s.history[2].x[:, 0]) + one.scene.places)
     assert widgets["hand 0"] == ("slider", [0.0, -s.task.limit, s.task.limit])
+    assert widgets["test state"] == ("slider", [0.0, 0.0, 998.0])
+    one.handle_event(("change", "test state", 7.3))
+    assert s.start == "test state 7" and np.array_equal(s.history[0].x, s.task.test_states(9).x[7:].numpy())
+    s.step()
+    one.handle_event(("change", "test state", 6.8))
+    assert s.start == "test state 7" and s.length == 1
     one.handle_event(("change", "new start", True))
     assert s.start == "new state 1"
     one.handle_event(("change", "next test state", True))
-    assert s.start == "test state 2"
+    assert s.start == "test state 9"
 
 
 def test_the_panel_says_how_each_performer_does(pendulum, policy):
@@ -543,6 +549,22 @@ def test_a_recording_lasts_as_long_as_what_it_shows(viewer, tmp_path):
     assert imageio_ffmpeg.count_frames_and_secs(str(path))[0] == 31
     assert one.notice == f"recorded {path}" and children("viz.worker") == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["recording-1.mp4", "recording-2.mp4"]
+
+
+def test_a_recording_whose_encoder_dies_leaves_a_notice_and_no_file(viewer, tmp_path):
+    one, before = viewer("pendulum"), children("viz.worker")
+    press(one, "v")
+    one._film(one.picture(), 0.0)
+    (pid,) = children("ffmpeg")
+    os.kill(pid, signal.SIGKILL)
+    for n in range(300):
+        one._film(one.picture(), n / 30)
+        if "expected ffmpeg to write" in one.notice:
+            break
+    assert one.notice.startswith("output: expected ffmpeg to write ") and "\n" not in one.notice and one.open
+    assert list(tmp_path.iterdir()) == [] and children("viz.worker") == before and children("ffmpeg") == set()
+    press(one, "v")
+    assert one.notice == f"recording to {tmp_path / 'recording-1.mp4'}"
 
 
 @pytest.mark.parametrize("trouble", ["ffmpeg", "size", "folder"])

@@ -16,12 +16,17 @@ from tasks import Task
 STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 COLOURS = ("#1f77b4", "#e69900", "#009e73", "#cc79a7", "#59568c")
 HATCHES = ("", "//", "..", "xx", "\\\\")
+METRICS = {
+    "terminal_kinetic_energy": "terminal kinetic energy [J]",
+    "final_distance": "final distance [m]",
+    "handle_speed": "mean handle speed [m/s]",
+}
 PIXELS = 1000  # a jacobian is drawn with at most so many rows and columns
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Log:
-    """What figures need of a run folder: its log.csv by column, and evaluation.json, None before the end."""
+    """What figures need of a run folder: log.csv by column, `METRICS` of evaluation.json, None before the end."""
 
     task: str
     learner: str
@@ -39,7 +44,8 @@ class Log:
             names = ("epoch", "samples", "seconds", "return_validation", "return_validation_std")
             columns = {name: np.array([float(row[name]) for row in rows]) for name in names}
             path = run / "evaluation.json"
-            evaluation = json.loads(path.read_text()) if path.exists() else None
+            found = json.loads(path.read_text()) if path.exists() else None
+            evaluation = found if found is None else {name: found[name] and float(found[name]) for name in METRICS}
             log = Log(config["task"], config["learner"], config["config"]["seed"], columns, evaluation)
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise InputError(f"run: expected a run folder with config.json and log.csv, got {run} ({error})") from error
@@ -87,12 +93,7 @@ def metrics(logs: list[Log], stem: Path) -> list[Path]:
     expect(len(judged) > 0, "run", "at least one finished run, with an evaluation.json", "none")
     tasks, learners = sorted({log.task for log in judged}), _learners(judged)
     figure = _figure(max(8.0, 0.9 * len(tasks) * len(learners)), 3.6)
-    labels = {
-        "terminal_kinetic_energy": "terminal kinetic energy [J]",
-        "final_distance": "final distance [m]",
-        "handle_speed": "mean handle speed [m/s]",
-    }
-    names = [name for name in labels if any(log.evaluation[name] is not None for log in judged)]
+    names = [name for name in METRICS if any(log.evaluation[name] is not None for log in judged)]
     for axes, name in zip(figure.subplots(1, len(names)), names, strict=True):
         for n, learner in enumerate(learners):
             at, values = [], []
@@ -105,7 +106,7 @@ def metrics(logs: list[Log], stem: Path) -> list[Path]:
                 mean, low, high = np.array(values).T
                 style = {"color": COLOURS[n % len(COLOURS)], "hatch": HATCHES[n % len(HATCHES)], "edgecolor": "white"}
                 axes.bar(at, mean, 0.8 / len(learners), yerr=(mean - low, high - mean), label=learner, **style)
-        axes.set(title=labels[name], yscale="linear" if name == "handle_speed" else "log")
+        axes.set(title=METRICS[name], yscale="linear" if name == "handle_speed" else "log")
         axes.set_xticks(range(len(tasks)), tasks, rotation=30, ha="right", fontsize="small")
         axes.grid(alpha=0.3, axis="y")
     figure.axes[-1].legend(fontsize="small")
