@@ -53,12 +53,15 @@ def column(folder, name):
 def drawn(monkeypatch):
     """The figures that were saved."""
     made, save = [], figures._save
+    monkeypatch.setattr(figures, "_save", lambda figure, stem: made.append(figure) or save(figure, stem))
+    return made
 
-    def keep(figure, stem):
-        made.append(figure)
-        return save(figure, stem)
 
-    monkeypatch.setattr(figures, "_save", keep)
+@pytest.fixture
+def sketched(monkeypatch):
+    """The figures that would have been saved."""
+    made = []
+    monkeypatch.setattr(figures, "_save", lambda figure, stem: made.append(figure))
     return made
 
 
@@ -122,13 +125,13 @@ def test_learning_curves_show_the_costs_of_the_log(tmp_path, drawn):
     check_legible(figure)
 
 
-def test_several_seeds_are_a_mean_and_half_a_deviation(tmp_path, drawn):
+def test_several_seeds_are_a_mean_and_half_a_deviation(tmp_path, sketched):
     """Of runs of different lengths, what all have."""
     runs = [write_run(tmp_path / f"run{seed}", seed=seed, epochs=epochs) for seed, epochs in enumerate((40, 50, 60))]
     figures.learning_curves([Log.read(run) for run in runs], tmp_path / "learning")
     cost = np.stack([-column(run, "return_validation")[:40] for run in runs])
     seconds = np.stack([column(run, "seconds")[:40] for run in runs])
-    axes = drawn[0].axes[2]
+    axes = sketched[0].axes[2]
     (line,), (band,) = axes.lines, axes.collections
     assert np.allclose(line.get_xdata(), seconds.mean(0)) and np.allclose(line.get_ydata(), cost.mean(0))
     assert line.get_label() == "pods, 3 seeds"
@@ -137,7 +140,7 @@ def test_several_seeds_are_a_mean_and_half_a_deviation(tmp_path, drawn):
     for at, low, high in zip(seconds.mean(0), mean - half, mean + half, strict=True):
         heights = edge[np.isclose(edge[:, 0], at), 1]
         assert heights.min() == pytest.approx(low) and heights.max() == pytest.approx(high)
-    check_legible(drawn[0])
+    check_legible(sketched[0])
 
 
 NAMES = ("pendulum2d-stop", "pendulum2d-origin", "double3d-origin", "cloth-lay")
@@ -154,9 +157,9 @@ def many(tmp_path):
     return [Log.read(run) for run in runs]
 
 
-def test_each_task_has_a_row_of_learning_curves(many, tmp_path, drawn):
+def test_each_task_has_a_row_of_learning_curves(many, tmp_path, sketched):
     figures.learning_curves(many, tmp_path / "learning")
-    (figure,) = drawn
+    (figure,) = sketched
     assert [axes.get_title() for axes in figure.axes[::3]] == sorted(NAMES) and len(figure.axes) == 12
     assert all(len(axes.lines) == 2 for axes in figure.axes)
     check_legible(figure)
@@ -191,16 +194,16 @@ def test_metrics_are_means_over_seeds_and_their_range(many, tmp_path, drawn):
     check_legible(figure)
 
 
-def test_learners_are_told_apart_in_grey(many, tmp_path, drawn):
+def test_learners_are_told_apart_in_grey(many, tmp_path, sketched):
     figures.metrics(many, tmp_path / "metrics")
-    bars = [c for c in drawn[0].axes[0].containers if hasattr(c, "patches")]
+    bars = [c for c in sketched[0].axes[0].containers if hasattr(c, "patches")]
     assert len({c.patches[0].get_hatch() for c in bars}) == len(bars) == 2
 
 
-def test_metrics_of_stop_tasks_have_no_distance(tmp_path, drawn):
+def test_metrics_of_stop_tasks_have_no_distance(tmp_path, sketched):
     figures.metrics([Log.read(write_run(tmp_path / "run"))], tmp_path / "metrics")
-    assert [axes.get_title() for axes in drawn[0].axes] == ["terminal kinetic energy [J]", "mean handle speed [m/s]"]
-    check_legible(drawn[0])
+    assert [axes.get_title() for axes in sketched[0].axes] == ["terminal kinetic energy [J]", "mean handle speed [m/s]"]
+    check_legible(sketched[0])
 
 
 def test_metrics_of_unfinished_runs_are_refused(tmp_path):
@@ -266,12 +269,12 @@ def test_trajectories_show_the_first_rollout(task, tmp_path, drawn):
     check_legible(figure)
 
 
-def test_in_the_plane_the_second_axis_is_called_z(task, tmp_path, drawn):
+def test_in_the_plane_the_second_axis_is_called_z(task, tmp_path, sketched):
     made = task("pendulum2d-stop", 20)
     rows = closed_loop(made, Policy(made, 0), made.test_states(1))
     figures.trajectories(made, [("policy", rows)], tmp_path / "rows")
-    assert [line.get_label() for line in drawn[0].axes[0].lines] == ["x, policy", "z, policy"]
-    check_legible(drawn[0])
+    assert [line.get_label() for line in sketched[0].axes[0].lines] == ["x, policy", "z, policy"]
+    check_legible(sketched[0])
 
 
 def test_a_pixel_of_the_jacobian_shows_its_largest_entry():

@@ -458,11 +458,18 @@ def test_without_vulkan_the_command_says_so_and_goes_on(trained, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["film.mp4"]
 
 
-def test_without_ffmpeg_and_without_vulkan_the_command_stops_before_any_work(trained, tmp_path):
-    done = pods("video", "nowhere", "-o", "film.mp4", cwd=tmp_path, IMAGEIO_FFMPEG_EXE="/nope")
-    refused(done.returncode, done.stdout, done.stderr, "ffmpeg: expected one that runs, got /nope")
-    nothing = {"VK_ICD_FILENAMES": "/nonexistent", "VK_DRIVER_FILES": "/nonexistent"}
-    few = ("--size", "64x64", "-o", "film.mp4", "--renderer", "vulkan")
-    done = pods("video", trained[0] / "dark", *few, cwd=tmp_path, **nothing)
-    refused(done.returncode, done.stdout, done.stderr, "renderer: expected a working Vulkan, got ")
+def test_without_ffmpeg_the_command_stops_before_any_work(tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", "/nope")
+    refused(
+        *run_here(capfd, "video", "nowhere", "-o", tmp_path / "film.mp4"), "ffmpeg: expected one that runs, got /nope"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_where_vulkan_is_asked_for_the_command_does_not_go_on_without(trained, tmp_path, monkeypatch, capfd):
+    for name in ("VK_ICD_FILENAMES", "VK_DRIVER_FILES"):
+        monkeypatch.setenv(name, "/nonexistent")
+    few = ("--size", "64x64", "-o", tmp_path / "film.mp4", "--renderer", "vulkan", "--device", "cpu")
+    said = run_here(capfd, "video", trained[0] / "dark", *few)
+    refused(*said, "renderer: expected a working Vulkan, got ")
     assert list(tmp_path.iterdir()) == []

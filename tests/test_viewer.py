@@ -759,7 +759,7 @@ def test_a_swinging_pendulum_is_watched_stopped_driven_and_recorded(screen, tmp_
         wait_for(lambda: handles(grab(screen)) < before - 15, "drive to the left")
         xdotool(screen, "keyup", "Left")
         xdotool(screen, "key", "v")
-        wait_for(lambda: children("ffmpeg", viewer.pid), "encoder")
+        wait_for(lambda: children("libx264", viewer.pid), "encoder")
         time.sleep(3.0)
         xdotool(screen, "key", "v")
         film = tmp_path / "recording-1.mp4"
