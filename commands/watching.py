@@ -16,11 +16,14 @@ def video(options):
 
     from viz import video
     from viz.encoder import check, check_place
+    from viz.renderer import KINDS
 
     size, states = _size(options.size), _states(options.states)
     expect(options.at is None or options.at >= 0, "at", "seconds >= 0", options.at)
     still = Path(options.output).suffix == ".png"
     expect(still == (options.at is not None), "at", "--at SECONDS with a .png, and only there", options.output)
+    video.check(size, options.fps, options.speed)
+    expect(options.renderer in KINDS, "renderer", f"one of {', '.join(KINDS)}", repr(options.renderer))
     check_place(options.output) if still else check(options.output, size)
     task, policies = _policies(options)
     film = video.Film(task, _performances(task, policies, states, options.best), size, options.fps, options.speed)
@@ -43,10 +46,14 @@ def video(options):
 
 
 def view(options):
+    from tasks import TEST_STATES
     from viz.session import Session
     from viz.viewer import Viewer, Window
 
     size = _size(options.size)
+    expect(1 <= options.count <= TEST_STATES, "count", f"1 to {TEST_STATES} rollouts", options.count)
+    last = TEST_STATES - options.count
+    expect(0 <= options.state <= last, "state", f"a test state from 0 to {last}", options.state)
     task, policies = _policies(options)
     window = Window(size)
     folder = Path(options.runs[0]) if Path(options.runs[0]).is_dir() else Path()
@@ -145,6 +152,7 @@ def _performances(task, policies, states: list[int], best: bool):
 def _size(text: str) -> tuple[int, int]:
     parts = text.lower().split("x")
     expect(len(parts) == 2 and all(p.isdecimal() for p in parts), "size", "WIDTHxHEIGHT, like 1280x720", repr(text))
+    expect(all(int(p) >= 64 for p in parts), "size", "at least 64x64", repr(text))
     return int(parts[0]), int(parts[1])
 
 

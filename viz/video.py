@@ -39,9 +39,7 @@ class Film:
 
     def __init__(self, task: Task, performances: list[Performance], size, fps: float = 30.0, speed: float = 1.0):
         expect(len(performances) >= 1, "performances", "at least one", 0)
-        expect(all(n >= 64 for n in size), "size", "at least 64x64", f"{size[0]}x{size[1]}")
-        for name, value in (("fps", fps), ("speed", speed)):
-            expect(math.isfinite(value) and value > 0, name, "a number > 0", value)
+        check(size, fps, speed)
         self.task, self.performances, self.size, self.fps, self.speed = task, performances, size, fps, speed
         count = len(performances[0].rows)
         expect(all(len(p.rows) == count for p in performances), "performances", f"{count} rollouts each", "others")
@@ -81,6 +79,13 @@ class Film:
         drawn = renderer.draw(self.picture(frame), self.camera)
         clock = f"{self.row(frame) * self.task.h:.2f} s" + ("" if self.speed == 1 else f"   × {self.speed:g}")
         return annotated(drawn, self.task.name, clock, table)
+
+
+def check(size: tuple[int, int], fps: float, speed: float):
+    """Raise `InputError` if no film can be made so; for before the work."""
+    expect(all(n >= 64 for n in size), "size", "at least 64x64", f"{size[0]}x{size[1]}")
+    for name, value in (("fps", fps), ("speed", speed)):
+        expect(math.isfinite(value) and value > 0, name, "a number > 0", value)
 
 
 def write(film: Film, path: str | Path, renderer: str = "auto", notice=print, progress=lambda frame: None):
