@@ -152,7 +152,7 @@ def _performances(task, policies, states: list[int], best: bool):
 def _size(text: str) -> tuple[int, int]:
     parts = text.lower().split("x")
     expect(len(parts) == 2 and all(p.isdecimal() for p in parts), "size", "WIDTHxHEIGHT, like 1280x720", repr(text))
-    expect(all(int(p) >= 64 for p in parts), "size", "at least 64x64", repr(text))
+    expect(all(int(p) >= 64 for p in parts), "size", "at least 64x64", text)
     return int(parts[0]), int(parts[1])
 
 
