@@ -26,15 +26,15 @@ class NoVulkan(InputError):
     """Says why pictures cannot be drawn by Vulkan here."""
 
 
-def spawn(module: str, *arguments: str, environment: dict | None = None, folder: str | None = None):
+def spawn(module: str, folder: str):
     """A Python process that runs viz.`module` with one end of a pipe, in `folder`; the process and the other end."""
     here, there = Pipe()
     paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
     process = subprocess.Popen(
-        [sys.executable, "-m", f"viz.{module}", str(there.fileno()), *arguments],
+        [sys.executable, "-m", f"viz.{module}", str(there.fileno())],
         cwd=folder,
         pass_fds=(there.fileno(),),
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **(environment or {})},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,  # Ctrl-C is for the parent, which closes the pipe
@@ -74,7 +74,7 @@ class VulkanRenderer:
     def _start(self):
         self._drawn = 0
         self._folder = tempfile.TemporaryDirectory(prefix="pods-")  # ImGui leaves its layout where it runs
-        self._process, self._pipe = spawn("worker", folder=self._folder.name)
+        self._process, self._pipe = spawn("worker", self._folder.name)
         try:
             self._pipe.send(self.size)
             said = self._answer(self._pipe.recv)

@@ -54,6 +54,7 @@ class Scene:
         held = system.ends.max(1) >= system.points
         self._grips = np.flatnonzero(self._cloth & held)
         self._floors, self._floor_lines = self._ground()
+        self._rail_lines = Lines(self._rails(), 1.5, np.tile(RAIL, (len(self._rails()), 1)))
 
     def picture(self, x, p, trails=(), target=0.0) -> Picture:
         """What rows x (C, P, d) and p (C, H, d) look like; m.
@@ -65,7 +66,7 @@ class Scene:
         tension = spring_tension(self.system, x, p).numpy()
         x, p = x.numpy(), p.numpy()
         nodes = np.concatenate((lifted(x), lifted(p)), 1) + self.places[:, None]
-        P, r = self.system.points, 0.012 * self.size / math.sqrt(max(1, len(self.places) / 4)) ** 0.5
+        P, r = self.system.points, 0.012 * self.size
         masses = Balls(nodes[:, :P].reshape(-1, 3), (0.35 if self._cloth else 1.0) * r, np.repeat(self.colours, P, 0))
         touching = self._touching(x)
         contacts = Balls(nodes[:, :P][touching], 0.45 * r, np.tile(CONTACT, (int(touching.sum()), 1)))
@@ -89,7 +90,7 @@ class Scene:
     # Parts
 
     def _springs(self, nodes, tension, r):
-        """Cables and springs as tubes, a cloth's threads as lines, coloured by tension, slack cables hanging."""
+        """Cables and springs as tubes, slack ones hanging, with rails; a cloth's grips as tubes, threads as lines."""
         at, ends = self._drawn, self.system.ends
         colours = _by_tension(tension / self._load)
         if self._cloth:
@@ -100,9 +101,9 @@ class Scene:
         path = _hanging(a, b, np.where(self.system.unilateral[at], self.system.length[at], 0.0))
         pieces = np.stack((path[:, :, :-1], path[:, :, 1:]), -2)
         tubes = Tubes(pieces.reshape(-1, 2, 3), 0.3 * r, np.repeat(colours[:, at], SEGMENTS, 1).reshape(-1, 3))
-        return (tubes,), Lines(self._rails(nodes, r), 1.5, np.tile(RAIL, (self._rail_count(len(nodes)), 1)))
+        return (tubes,), self._rail_lines
 
-    def _rails(self, nodes, r):
+    def _rails(self):
         """A stretch of the axis along which a handle moves, if it moves along one."""
         s, half = self.system, 0.6 * (self.high[0] - self.low[0]) / max(1, len({*self.places[:, 0]}))
         axes = s.axes.reshape(s.handles, s.dim, -1)
@@ -112,9 +113,6 @@ class Scene:
         along = lifted(np.stack([axes[h][:, np.abs(axes[h]).sum(0) > 0][:, 0] for h in single]))
         middle = lifted(s.home[single])[None] + self.places[:, None]
         return np.stack((middle - half * along, middle + half * along), 2).reshape(-1, 2, 3)
-
-    def _rail_count(self, copies):
-        return len(self._rails(np.zeros((copies, 0, 3)), 0.0))
 
     def _goal(self, r, target):
         """A cross at the goal of each point."""

@@ -17,7 +17,7 @@ from .encoder import check
 from .recorder import Recorder
 from .renderer import spawn
 from .scene import PERFORMERS
-from .session import Session
+from .session import SPEEDS, Session
 
 PATIENCE = 120.0  # s for the window to open
 TRAIL = 0.8  # s
@@ -47,7 +47,7 @@ class Window:
         display = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
         expect(bool(display), "window", "a display (DISPLAY is set)", "none; `pods video` needs no display")
         self._folder = tempfile.TemporaryDirectory(prefix="pods-window-")  # ImGui leaves its layout where it runs
-        self._process, self._pipe = spawn("window", folder=self._folder.name)
+        self._process, self._pipe = spawn("window", self._folder.name)
         try:
             self._pipe.send(size)
             opened = self._pipe.poll(PATIENCE) and self._pipe.recv() == "ready"
@@ -113,7 +113,7 @@ class Viewer:
             ("check", "policy", s.policy_on),
             ("check", "trails", s.trails),
             ("check", "follow", self.follow),
-            ("slider", "speed", s.speed, 0.03125, 4.0),
+            ("slider", "speed", s.speed, SPEEDS[0], SPEEDS[-1]),
             ("slider", "row", float(s.shown), 0.0, float(max(1, s.length))),
             ("slider", "test state", float(s.state), 0.0, float(TEST_STATES - s.count)),
         ]
