@@ -48,7 +48,7 @@ class Progress:
 
     def show(self, row: dict):
         phases = " ".join(f"{k.removeprefix('seconds_')} {v:.2f}" for k, v in row.items() if k.startswith("seconds_"))
-        line = f"return {row['return']:.4f} → {row['return_improved']:.4f}  seconds: {phases}"
+        line = f"return {row['return']:.4f}, unseen {row['return_validation']:.4f}  seconds: {phases}"
         if self._bar is not None:
             self._bar.update(self._job, completed=row["epoch"], line=line)
         elif row["epoch"] in (1, self.epochs) or time.monotonic() - self._told > 2.0:

@@ -38,3 +38,17 @@ def from_dict(kind, values: dict):
         if name not in known:
             raise InputError(f"{name}: expected a setting of this learner ({', '.join(sorted(known))}), got {name!r}")
     return kind(**values)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """The settings that every learner has."""
+
+    epochs: int = setting(100, "policy updates", 1)
+    k: int = setting(4000, "rollouts an epoch, side by side", 1)
+    minutes: float = setting(0.0, "of training after which no epoch begins, 0 for no limit", 0.0)
+    failures: float = setting(0.1, "share of rollouts that may fail in an epoch before the run stops", 0.0, 1.0)
+    seed: int = setting(0, "of weights, start states and batches", 0, 2**31 - 1)
+
+    def __post_init__(self):
+        check(self)

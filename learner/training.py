@@ -1,0 +1,108 @@
+"""What the epochs of every learner have in common: clock, time limit, validation, log rows, checkpoints."""
+
+from __future__ import annotations
+
+import collections
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import nn
+
+from taichi_sim import InputError
+from tasks import Task
+
+from . import seeds
+from .policy import Policy
+from .rollouts import closed_loop
+from .run import Run
+from .settings import Config
+
+VALIDATION_STATES = 128
+
+
+class Training:
+    """The course of one training: `for epoch in training.epochs(): …; training.end_epoch(…)`.
+
+    tensors, state: of the newest checkpoint; empty where there is none and the training begins
+    """
+
+    def __init__(self, task: Task, config: Config, run: Run, on_epoch: Callable[[dict], None]):
+        self.task, self.config, self.run, self.on_epoch = task, config, run, on_epoch
+        self.tensors, self.state = run.load() if run.checkpoints() else ({}, {})
+        self._first, self._seconds = self.state.get("epoch", 0), self.state.get("seconds", 0.0)
+        self._samples = self.state.get("samples", 0)
+        self._validation = task.start(seeds.VALIDATION_SEED, VALIDATION_STATES)
+        run.rewind(self._first)
+
+    def epochs(self) -> Iterator[int]:
+        """The epochs still to come, until all are done or the time is over."""
+        for epoch in range(self._first, self.config.epochs):
+            if 0 < 60 * self.config.minutes <= self._seconds:
+                break
+            self._epoch, self._laps, self._last = epoch, collections.defaultdict(float), time.perf_counter()
+            yield epoch
+
+    def lap(self, phase: str):
+        """Charge the time since the last lap to `phase`; waits for the device, so that each pays for its own work."""
+        if self.task.simulator.device.type == "cuda":
+            torch.cuda.synchronize()
+        now = time.perf_counter()
+        self._laps[phase] += now - self._last
+        self._last = now
+
+    def expect_few_failures(self, failed: int, rollouts: int):
+        """Raise `InputError` if more rollouts failed than the setting `failures` tolerates."""
+        share = self.config.failures
+        if failed > share * rollouts:
+            raise InputError(f"failures: expected at most {share:.0%} of rollouts, got {failed} of {rollouts}")
+
+    def end_epoch(self, policy: Policy, samples: int, returns: torch.Tensor, failed: int, **rest):
+        """Validate, log and save.
+
+        samples: simulated steps that went into this epoch's update
+        returns: (B,) of the rollouts of this epoch that did not fail
+        rest: further columns of log.csv; `tensors` and `state` go into the checkpoint beside the policy
+        """
+        tensors, state = rest.pop("tensors", {}), rest.pop("state", {})
+        unseen = self.task.returns(closed_loop(self.task, policy, self._validation))
+        unseen = unseen[unseen > -torch.inf]
+        self.lap("validation")
+        self._seconds += sum(self._laps.values())
+        self._samples += samples
+        row = {
+            "epoch": self._epoch + 1,
+            "samples": self._samples,
+            "seconds": self._seconds,
+            "return": returns.mean().item(),
+            "return_std": returns.std(correction=0).item(),
+            "return_validation": unseen.mean().item(),
+            "return_validation_std": unseen.std(correction=0).item(),
+            "failed": failed,
+            **rest,
+            **{f"seconds_{phase}": seconds for phase, seconds in self._laps.items()},
+        }
+        self.run.log(row)
+        tensors = {f"policy/{name}": tensor for name, tensor in policy.state_dict().items()} | tensors
+        self.run.save(self._epoch + 1, tensors, {"seconds": self._seconds, "samples": self._samples, **state})
+        self.on_epoch(row)
+
+
+def pack(name: str, module: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """The tensors of a module and of its Adam, for a checkpoint."""
+    tensors = {f"{name}/{key}": tensor for key, tensor in module.state_dict().items()}
+    for key, parameter in module.named_parameters():
+        for moment, tensor in optimiser.state[parameter].items():
+            tensors[f"adam/{name}/{key}/{moment}"] = tensor
+    return tensors
+
+
+def unpack(name: str, tensors: dict[str, torch.Tensor], module: nn.Module, optimiser: torch.optim.Optimizer):
+    """Undo `pack`; nothing where `tensors` is empty."""
+    if not tensors:
+        return
+    module.load_state_dict({key: tensors[f"{name}/{key}"] for key in module.state_dict()})
+    for key, parameter in module.named_parameters():
+        prefix = f"adam/{name}/{key}/"
+        found = {full.removeprefix(prefix): t for full, t in tensors.items() if full.startswith(prefix)}
+        optimiser.state[parameter] = {k: t if k == "step" else t.to(parameter.device) for k, t in found.items()}
