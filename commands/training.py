@@ -20,6 +20,7 @@ def train(options):
     from learner import LEARNERS, reference, settings
     from learner.evaluation import evaluate as judge
     from learner.memory import plan
+    from learner.pods import DIRECTIONS
     from learner.run import write_json
     from viz.curves import learning_curve
 
@@ -28,7 +29,8 @@ def train(options):
     config, task = settings.from_dict(kind, run.config["config"]), task_of(run)
     about = f"{run.config['learner']}, {config.k} rollouts an epoch, {config.epochs} epochs"
     print(f"{task.name}: {about} -> {run.path}")
-    print(f"memory: {plan(task, config.k)}", flush=True)
+    if run.config["learner"] in DIRECTIONS:
+        print(f"memory: {plan(task, config.k)}", flush=True)
     with Progress(config.epochs) as progress:
         policy = run_training(task, config, run, on_epoch=progress.show)
     best = reference.load(task)

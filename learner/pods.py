@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
 
 import torch
@@ -19,7 +18,7 @@ from .policy import Policy
 from .rollouts import closed_loop
 from .run import Run
 from .settings import setting
-from .training import Training, pack, unpack
+from .training import Training, cosine, pack, unpack
 
 DIRECTIONS = {"pods": gauss_newton, "pods1": steepest_descent}
 
@@ -71,7 +70,7 @@ def train(
             training.lap("line_search")
         better = Improvement.joined(parts)
         memory = [*memory, Samples.of(task, better.trajectory)][-config.memory :]
-        rates = _cosine(config, epoch)
+        rates = (cosine(config, epoch + step / config.steps) for step in range(config.steps))
         loss = imitate(policy, optimiser, Samples.joined(memory), config.steps, config.batch, rates, config.seed, epoch)
         training.lap("imitation")
         ok = before.ok
@@ -88,13 +87,6 @@ def train(
             tensors=pack("policy", policy, optimiser) | _remember(memory),
         )
     return policy
-
-
-def _cosine(config: Config, epoch: int):
-    """The learning rate of each imitation step of an epoch."""
-    total = config.epochs * config.steps
-    for step in range(epoch * config.steps, (epoch + 1) * config.steps):
-        yield config.rate_end + (config.rate - config.rate_end) * 0.5 * (1 + math.cos(math.pi * step / total))
 
 
 def _remember(memory: list[Samples]) -> dict[str, torch.Tensor]:

@@ -40,10 +40,18 @@ class Policy(nn.Module):
 
     def forward(self, observation: torch.Tensor) -> torch.Tensor:
         """(..., n_s) any dtype -> actions (..., m) float32, within ±limit."""
-        y = (observation.float() - self.mean) @ self.whiten
+        return self.limit * torch.tanh(self.unsquashed(observation))
+
+    def unsquashed(self, observation: torch.Tensor) -> torch.Tensor:
+        """What goes into the tanh."""
+        y = self.whitened(observation)
         for layer in self.layers[:-1]:
             y = torch.relu(layer(y))
-        return self.limit * torch.tanh(self.layers[-1](y))
+        return self.layers[-1](y)
+
+    def whitened(self, observation: torch.Tensor) -> torch.Tensor:
+        """What goes into the first layer: W (o − mean), float32."""
+        return (observation.float() - self.mean) @ self.whiten
 
 
 def _observation_scale(task: Task):

@@ -5,6 +5,7 @@ import numpy as np
 # Purposes. 0 makes the test states (tasks.TEST_SEED), 1 the observation scale (policy.SCALE_SEED).
 STARTS, BATCHES, MOTIONS = 2, 3, 4
 VALIDATION_SEED = (5,)  # the start states whose mean return is logged every epoch
+NOISE, CRITIC = 6, 7
 
 
 def starts(seed: int, epoch: int) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import math
 import time
 from collections.abc import Callable, Iterator
 
@@ -106,3 +107,8 @@ def unpack(name: str, tensors: dict[str, torch.Tensor], module: nn.Module, optim
         prefix = f"adam/{name}/{key}/"
         found = {full.removeprefix(prefix): t for full, t in tensors.items() if full.startswith(prefix)}
         optimiser.state[parameter] = {k: t if k == "step" else t.to(parameter.device) for k, t in found.items()}
+
+
+def cosine(config, epoch: float) -> float:
+    """The learning rate at a time in epochs: from `rate` to `rate_end` along half a cosine."""
+    return config.rate_end + (config.rate - config.rate_end) * 0.5 * (1 + math.cos(math.pi * epoch / config.epochs))

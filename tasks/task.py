@@ -70,8 +70,12 @@ class Task:
 
     def rewards(self, trajectory: Trajectory) -> torch.Tensor:
         """(B, N) rewards r(row t+1, a[:, t]) of the horizon; row 0 is not counted, nor is what comes after row N."""
-        x, v, p = (rows[:, 1 : self.N + 1] for rows in (trajectory.x, trajectory.v, trajectory.p))
-        return self.reward(x - self.goal, v, p - self._home, trajectory.a[:, : self.N])
+        rows = (rows[:, 1 : self.N + 1] for rows in (trajectory.x, trajectory.v, trajectory.p))
+        return self.row_rewards(*rows, trajectory.a[:, : self.N])
+
+    def row_rewards(self, x, v, p, a) -> torch.Tensor:
+        """(B, N) rewards of rows x, v (B, N, P, d), p (B, N, H, d) and of the actions a (B, N, m) that led there."""
+        return self.reward(x - self.goal, v, p - self._home, a)
 
     def returns(self, trajectory: Trajectory) -> torch.Tensor:
         """(B,) the sum of the rewards, −inf for a failed rollout."""
