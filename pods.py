@@ -39,6 +39,7 @@ def _parser() -> Parser:
         if device:
             sub.add_argument("--device", default="auto", help="auto (CUDA if there is one), cpu or cuda")
             sub.add_argument("--precision", default="float64", help="of the physics: float64 or float32")
+            sub.add_argument("--threads", type=_integer, help="of the CPU, for simulator and network (default: all)")
         return sub
 
     command("list", judging.list_tasks, "List the tasks.", device=False)

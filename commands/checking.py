@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import taichi_sim
 from taichi_sim.errors import expect
+
+from .runs import begin
 
 
 def check_gradients(options):
@@ -11,7 +12,7 @@ def check_gradients(options):
     from tasks.verification import MISMATCH, RATE_ERROR, check_derivatives
 
     tasks.make(options.task, options.horizon)
-    taichi_sim.init(options.device, options.precision)
+    begin(options)
     rates, mismatch = check_derivatives(tasks.make(options.task, options.horizon), options.states)
     for name, rate in rates.items():
         print(f"return by {name:8}  Taylor rate, worst of {options.states} states: {rate:.4f}  (2 is right)")
@@ -33,7 +34,7 @@ def _stress(options):
 
     tasks.make(options.stress)
     expect(options.steps >= 1, "steps", "a number >= 1", options.steps)
-    taichi_sim.init(options.device, options.precision)
+    begin(options)
     found = stress(tasks.make(options.stress), options.steps)
     print(f"{options.stress}: {found.steps} random steps at the velocity limit")
     print(f"  not converged          {found.failed}")

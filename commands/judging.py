@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import taichi_sim
 from taichi_sim.errors import expect
 
 from .report import console, show_evaluation
-from .runs import open_run, policy_of, start_as, task_of
+from .runs import begin, begin_as, open_run, policy_of, task_of
 
 
 def list_tasks(options):
@@ -33,7 +32,7 @@ def evaluate(options):
     from learner.run import write_json
 
     run = open_run(options.run)
-    start_as(run, options)
+    begin_as(run, options)
     task = task_of(run)
     result = judge(task, policy_of(run, task), reference.load(task))
     rows = run.rows()
@@ -48,7 +47,7 @@ def reference(options):
 
     tasks.make(options.task)
     runs = [open_run(path) for path in options.policy]
-    taichi_sim.init(options.device, options.precision)
+    begin(options)
     task = tasks.make(options.task)
     for run in runs:
         expect(
@@ -69,7 +68,7 @@ def baseline(options):
     from learner import reference as best
 
     tasks.make(options.task)
-    taichi_sim.init(options.device, options.precision)
+    begin(options)
     task = tasks.make(options.task)
     start, known = task.test_states(), best.load(task)
     rest = task.simulator.rollout(start, torch.zeros_like(task.simulator.begin(start, task.N).a))

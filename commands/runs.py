@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 
 import taichi_sim
@@ -24,13 +25,23 @@ def open_run(path):
     return run
 
 
-def start_as(run, options):
-    """Start Taichi with the run's precision, on the device asked for or the run's own kind."""
-    where = run.config["environment"]
-    taichi_sim.init(where["device_type"] if options.device == "auto" else options.device, where["precision"])
+def begin(options):
+    """Start Taichi and set torch's threads, as the flags of every command say."""
     import torch
 
-    torch.set_num_threads(where["threads"])
+    expect(options.threads is None or options.threads >= 1, "threads", "a number >= 1", options.threads)
+    taichi_sim.init(options.device, options.precision, options.threads)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+
+
+def begin_as(run, options):
+    """`begin` with the run's precision, and its kind of device and threads unless others are asked for."""
+    where = run.config["environment"]
+    values = {"precision": where["precision"], "threads": options.threads or where["threads"]}
+    if options.device == "auto":
+        values["device"] = where["device_type"]
+    begin(argparse.Namespace(**vars(options) | values))
 
 
 def task_of(run):

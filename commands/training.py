@@ -11,7 +11,7 @@ import taichi_sim
 from taichi_sim.errors import expect
 
 from .report import Progress, show_evaluation
-from .runs import open_run, start_as, task_of
+from .runs import begin, begin_as, open_run, task_of
 
 VIDEO_PATIENCE = 600.0  # s for the video after a training
 
@@ -73,7 +73,7 @@ def _create_run(options):
     expect(options.task is not None, "TASK", "a task's name or --resume RUN", "neither")
     expect(learner in LEARNERS, "learner", f"one of {', '.join(LEARNERS)}", repr(learner))
     task = tasks.make(options.task, options.horizon)
-    taichi_sim.init(options.device, options.precision)
+    begin(options)
     kind, presets, _ = LEARNERS[learner]
     if preset == "auto":
         preset = "cpu" if taichi_sim.runtime.torch_device().type == "cpu" else "paper"
@@ -91,10 +91,10 @@ def _reopen_run(options):
     run = open_run(options.resume)
     known = run.config["task"]
     expect(options.task in (None, known), "TASK", f"{known!r}, as in {run.path}", repr(options.task))
-    given = [name for name in ("learner", "preset", "horizon", "run") if getattr(options, name) is not None]
+    given = [name for name in ("learner", "preset", "horizon", "run", "threads") if getattr(options, name) is not None]
     given += _chosen(options, LEARNERS[run.config["learner"]][0])
     expect(not given, "resume", f"no other flags, since {run.path}/config.json has them", f"--{' --'.join(given)}")
-    start_as(run, options)
+    begin_as(run, options)
     return run
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import taichi_sim
 from taichi_sim.errors import InputError, expect
 
-from .runs import open_run, policy_of, start_as, task_of
+from .runs import begin, begin_as, open_run, policy_of, task_of
 
 
 def video(options):
@@ -91,7 +90,7 @@ def _plot_jacobian(options):
     expect(len(options.runs) == 2, "TASK", "pods plot jacobian TASK", " ".join(options.runs))
     tasks.make(options.runs[1])
     (state,) = _states(str(options.state))
-    taichi_sim.init(options.device, options.precision)
+    begin(options)
     task = tasks.make(options.runs[1])
     start, known = task.test_states(state + 1)[state:], reference.load(task)
     actions = torch.zeros_like(task.simulator.begin(start, task.N).a)
@@ -113,10 +112,10 @@ def _policies(options):
     expect(len(horizons) <= 1, "RUN", "runs of one horizon", ", ".join(map(str, sorted(horizons))))
     if runs:
         first = next(iter(runs.values()))
-        start_as(first, options)
+        begin_as(first, options)
         task = task_of(first)
     else:
-        taichi_sim.init(options.device, options.precision)
+        begin(options)
         task = tasks.make(*named)
     learners = [run.config["learner"] for run in runs.values()]
     policies = []

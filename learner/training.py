@@ -14,6 +14,7 @@ from taichi_sim import InputError
 from tasks import Task
 
 from . import seeds
+from .evaluation import AFTER, metrics
 from .policy import Policy
 from .rollouts import closed_loop
 from .run import Run
@@ -66,8 +67,8 @@ class Training:
         rest: further columns of log.csv; `tensors` and `state` go into the checkpoint beside the policy
         """
         tensors, state = rest.pop("tensors", {}), rest.pop("state", {})
-        unseen = self.task.returns(closed_loop(self.task, policy, self._validation))
-        unseen = unseen[unseen > -torch.inf]
+        rows = closed_loop(self.task, policy, self._validation, self.task.N + AFTER)
+        unseen = metrics(self.task, rows[rows.ok])
         self.lap("validation")
         self._seconds += sum(self._laps.values())
         self._samples += samples
@@ -77,9 +78,9 @@ class Training:
             "seconds": self._seconds,
             "return": returns.mean().item(),
             "return_std": returns.std(correction=0).item(),
-            "return_validation": unseen.mean().item(),
-            "return_validation_std": unseen.std(correction=0).item(),
             "failed": failed,
+            **{f"{name}_validation": values.mean().item() for name, values in unseen.items()},
+            **{f"{name}_validation_std": values.std(correction=0).item() for name, values in unseen.items()},
             **rest,
             **{f"seconds_{phase}": seconds for phase, seconds in self._laps.items()},
         }
