@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import sys
 
-from commands import checking, judging, training, watching
+from commands import checking, judging, reproducing, training, watching
 from taichi_sim.errors import InputError
 
 
@@ -65,6 +65,17 @@ def _parser() -> Parser:
 
     sub = command("baseline", judging.baseline, "What no motion, a plain LQR and the best known actions cost.")
     sub.add_argument("task", metavar="TASK", help="a task's name, see `pods list`")
+
+    sub = command("reproduce", reproducing.reproduce, "Run the paper's experiments and write their tables and figures.")
+    sub.add_argument("experiment", metavar="EXPERIMENT", help="table1, fig3, fig4, fig6, fig8, fig9, fig10 or all")
+    sub.add_argument("--tasks", metavar="LIST", help="some of the experiment's tasks, like pendulum2d-stop,cloth-lay")
+    sub.add_argument("--learners", metavar="LIST", help="some of the experiment's learners, like pods-500,sac")
+    sub.add_argument("--seeds", default="0,1,2", metavar="LIST", help="(default 0,1,2)")
+    sub.add_argument("--budget-minutes", type=_number, help="of training for each run, instead of the preset's epochs")
+    sub.add_argument("--preset", help="paper, cpu, or auto (the default), as for pods train")
+    sub.add_argument("--jobs", type=_integer, default=1, help="runs side by side (default 1)")
+    sub.add_argument("--runs", default="runs/reproduce", metavar="FOLDER", help="of the runs (default runs/reproduce)")
+    sub.add_argument("-o", "--output", default="results", metavar="FOLDER", help="of the tables (default results)")
 
     sub = command("view", watching.view, "Open a window on a live simulation, with policies in the loop.")
     sub.add_argument("runs", nargs="+", metavar="RUN", help="run folders of one task, or a task's name for no motion")

@@ -183,7 +183,7 @@ def test_metrics_are_means_over_seeds_and_their_range(many, tmp_path, drawn):
                 group = [
                     log.evaluation[key]
                     for log in many
-                    if (log.task, log.learner) == (name, bars.get_label()) and log.evaluation
+                    if (log.task, log.label) == (name, bars.get_label()) and log.evaluation
                 ]
                 assert bar.get_height() == pytest.approx(np.mean(group), rel=1e-9)
                 assert line[:, 1] == pytest.approx([min(group), max(group)], rel=1e-6)

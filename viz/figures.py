@@ -13,14 +13,15 @@ from taichi_sim import Trajectory
 from taichi_sim.errors import InputError, expect
 from tasks import Task
 
-STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
-COLOURS = ("#1f77b4", "#e69900", "#009e73", "#cc79a7", "#59568c")
-HATCHES = ("", "//", "..", "xx", "\\\\")
+STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)))
+COLOURS = ("#1f77b4", "#e69900", "#009e73", "#cc79a7", "#59568c", "#d62728", "#7f7f7f")
+HATCHES = ("", "//", "..", "xx", "\\\\", "oo", "++")
 METRICS = {
     "terminal_kinetic_energy": "terminal kinetic energy [J]",
     "final_distance": "final distance [m]",
     "handle_speed": "mean handle speed [m/s]",
 }
+VALIDATION = tuple(f"{name}_validation{end}" for name in METRICS for end in ("", "_std"))
 PIXELS = 1000  # a jacobian is drawn with at most so many rows and columns
 
 
@@ -29,25 +30,27 @@ class Log:
     """What figures need of a run folder: log.csv by column, `METRICS` of evaluation.json, None before the end."""
 
     task: str
-    learner: str
+    label: str
     seed: int
     columns: dict[str, np.ndarray]
     evaluation: dict | None
 
     @staticmethod
-    def read(run: str | Path) -> Log:
+    def read(run: str | Path, label: str | None = None) -> Log:
+        """`label`: what figures call it, if not by its learner's name."""
         run = Path(run)
         try:
             config = json.loads((run / "config.json").read_text())
             with open(run / "log.csv", newline="") as file:
                 rows = list(csv.DictReader(file))
-            names = ("epoch", "samples", "seconds", "return_validation", "return_validation_std")
+            names = ["epoch", "samples", "seconds", "return_validation", "return_validation_std"]
+            names += [name for name in VALIDATION if name in rows[0]]
             columns = {name: np.array([float(row[name]) for row in rows]) for name in names}
             path = run / "evaluation.json"
             found = json.loads(path.read_text()) if path.exists() else None
             evaluation = found if found is None else {name: found[name] and float(found[name]) for name in METRICS}
-            log = Log(config["task"], config["learner"], config["config"]["seed"], columns, evaluation)
-        except (OSError, KeyError, TypeError, ValueError) as error:
+            log = Log(config["task"], label or config["learner"], config["config"]["seed"], columns, evaluation)
+        except (OSError, KeyError, IndexError, TypeError, ValueError) as error:
             raise InputError(f"run: expected a run folder with config.json and log.csv, got {run} ({error})") from error
         expect(len(rows) > 0, "run", "a log.csv with at least one epoch", str(run))
         return log
@@ -63,7 +66,7 @@ def learning_curves(logs: list[Log], stem: Path) -> list[Path]:
     grid = figure.subplots(len(tasks), 3, squeeze=False, sharey="row")
     for task, row in zip(tasks, grid, strict=True):
         for n, learner in enumerate(_learners(logs)):
-            group = [log for log in logs if (log.task, log.learner) == (task, learner)]
+            group = [log for log in logs if (log.task, log.label) == (task, learner)]
             if not group:
                 continue
             length = min(len(log.columns["epoch"]) for log in group)
@@ -98,7 +101,7 @@ def metrics(logs: list[Log], stem: Path) -> list[Path]:
         for n, learner in enumerate(learners):
             at, values = [], []
             for k, task in enumerate(tasks):
-                group = [log.evaluation[name] for log in judged if (log.task, log.learner) == (task, learner)]
+                group = [log.evaluation[name] for log in judged if (log.task, log.label) == (task, learner)]
                 if group and None not in group:
                     at.append(k + (n - (len(learners) - 1) / 2) * 0.8 / len(learners))
                     values.append((np.mean(group), np.min(group), np.max(group)))
@@ -179,7 +182,7 @@ def _pooled(matrix: np.ndarray) -> np.ndarray:
 
 
 def _learners(logs: list[Log]) -> list[str]:
-    return sorted({log.learner for log in logs})
+    return sorted({log.label for log in logs})
 
 
 def _figure(width: float, height: float):
