@@ -81,6 +81,11 @@ def _smooth(_, width: int) -> nn.Module:
     return nn.Sequential(nn.ELU(), nn.LayerNorm(width))
 
 
+def window(config: Config, N: int) -> int:
+    """The steps of a window: the most that `config` allows and that divide the horizon."""
+    return max(steps for steps in range(1, config.window + 1) if N % steps == 0)
+
+
 def actor_loss(task: Task, act, critic: Critic, state: State, steps: int, gamma: float, scale: float):
     """−1/(B h) Σ_i [Σ_{t<h} γᵗ r_t + γʰ V(s_h)] (Eq. 5) of the windows of B rollouts from `state` that do not fail.
 
@@ -114,7 +119,7 @@ def train(task: Task, config: Config, run: Run, on_epoch: Callable[[dict], None]
     unpack("noise", training.tensors, noise, actor_adam)
     unpack("critic", training.tensors, critic, critic_adam)
     scale = resting_cost(task)
-    h = max(steps for steps in range(1, config.window + 1) if task.N % steps == 0)
+    h = window(config, task.N)
     windows = task.N // h
     group = (
         torch.arange(config.k, device=task.simulator.device) % windows
@@ -130,11 +135,11 @@ def train(task: Task, config: Config, run: Run, on_epoch: Callable[[dict], None]
         generator = torch.Generator().manual_seed(seeds.number(seeds.NOISE, config.seed, epoch))
         epsilon = torch.randn(config.k, task.N, task.system.actions, generator=generator).to(so_far.device)
         returns, losses, norms, failed = [], [], [], torch.zeros_like(so_far, dtype=torch.bool)
-        for window in range(windows):
-            state, so_far = _restarted(state, begin, group == window), so_far.masked_fill(group == window, 0.0)
-            actor_adam.param_groups[0]["lr"] = cosine(config, epoch + window / windows)
+        for w in range(windows):
+            state, so_far = _restarted(state, begin, group == w), so_far.masked_fill(group == w, 0.0)
+            actor_adam.param_groups[0]["lr"] = cosine(config, epoch + w / windows)
             critic_adam.param_groups[0]["lr"] = actor_adam.param_groups[0]["lr"] * config.critic_rate / config.rate
-            part = iter(epsilon[:, window * h : (window + 1) * h].unbind(1))
+            part = iter(epsilon[:, w * h : (w + 1) * h].unbind(1))
             act = functools.partial(_noisy, policy, noise, part)
             loss, rewards, seen, state, ok = actor_loss(task, act, target, state, h, config.gamma, scale)
             training.lap("rollout")
@@ -143,13 +148,13 @@ def train(task: Task, config: Config, run: Run, on_epoch: Callable[[dict], None]
             norms.append(nn.utils.clip_grad_norm_(policy.parameters(), config.clip).item())
             actor_adam.step()
             training.lap("backward")
-            losses.append(_fit(critic, critic_adam, target, rewards[ok], seen[ok], config, generator))
+            losses.append(fit(critic, critic_adam, target, rewards[ok], seen[ok], config, generator))
             for slow, fast in zip(target.parameters(), critic.parameters(), strict=True):
                 slow.lerp_(fast.detach(), 1 - config.smoothing)
             training.lap("critic")
             so_far = torch.where(ok, so_far + scale * rewards.sum(1), torch.nan)
             failed |= ~ok
-            ended = so_far[group == (window + 1) % windows]
+            ended = so_far[group == (w + 1) % windows]
             returns.append(ended[~ended.isnan()])
         training.expect_few_failures(int(failed.sum()), config.k)
         training.end_epoch(
@@ -176,7 +181,7 @@ def _noisy(policy: Policy, noise: Noise, epsilon, observation: torch.Tensor) -> 
     return noise(policy, observation, next(epsilon))
 
 
-def _fit(critic: Critic, adam, target: Critic, rewards, seen, config: Config, generator) -> float:
+def fit(critic: Critic, adam, target: Critic, rewards, seen, config: Config, generator) -> float:
     """`passes` over a window in minibatches, towards the TD(λ) returns of the target critic; the mean loss."""
     with torch.no_grad():
         returns = td_lambda(rewards, target(seen), config.gamma, config.trace).flatten().float()
