@@ -2,10 +2,14 @@
 
 import functools
 
-from . import bptt, pods, shac
+from . import bptt, pods, ppo, sac, shac
 
 # name: (config class, presets, train)
 LEARNERS = {
     name: (pods.Config, pods.PRESETS, functools.partial(pods.train, find_direction=direction))
     for name, direction in pods.DIRECTIONS.items()
-} | {name: (learner.Config, learner.PRESETS, learner.train) for name, learner in {"bptt": bptt, "shac": shac}.items()}
+}
+LEARNERS |= {
+    name: (learner.Config, learner.PRESETS, learner.train)
+    for name, learner in {"bptt": bptt, "shac": shac, "ppo": ppo, "sac": sac}.items()
+}

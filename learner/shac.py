@@ -67,7 +67,7 @@ class Critic(nn.Module):
     def __init__(self, policy: Policy, seed: int):
         super().__init__()
         with torch.random.fork_rng(devices=()):
-            torch.manual_seed(seeds.number(seeds.CRITIC, seed, 0))
+            torch.manual_seed(seeds.number(seeds.NETWORKS, seed, 0))
             sizes = (policy.mean.shape[0], WIDTH, WIDTH)
             layers = [f(a, b) for a, b in zip(sizes, sizes[1:], strict=False) for f in (nn.Linear, _smooth)]
             self.layers = nn.Sequential(*layers, nn.Linear(WIDTH, 1)).to(policy.mean.device)

@@ -28,6 +28,10 @@ class Quadratic:
             - self.w_a * a.square().sum(-1)
         )
 
+    def step(self, x, v, p, a, last):
+        """(B,) of single steps: x, v (B, P, d), p (B, H, d), a (B, m), last (B,) bool, whether they end an episode."""
+        return self(x[:, None], v[:, None], p[:, None], a[:, None])[:, 0]
+
     def curvature(self, N: int, actions: int, coordinates: int):
         """Q (1, N, n_s) and R (1, N, m): minus the second derivatives by [actuated p, x, v] and by a."""
         weights = [self.w_p] * actions + [self.w_x] * coordinates + [self.w_v] * coordinates
@@ -54,6 +58,10 @@ class Terminal:
         """(B, N), zero but for the last column; arguments as for `Quadratic`."""
         final = self.last(x[:, -1:], v[:, -1:], p[:, -1:], a[:, -1:])
         return torch.cat((torch.zeros_like(final).expand(-1, a.shape[1] - 1), final), 1)
+
+    def step(self, x, v, p, a, last):
+        """(B,) zero but where `last`; arguments as for `Quadratic`."""
+        return torch.where(last, self.last.step(x, v, p, a, last), 0.0)
 
     def curvature(self, N: int, actions: int, coordinates: int):
         """Q (1, N, n_s) and R (1, N, m) as of `Quadratic`, Q zero but for the last row."""

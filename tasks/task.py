@@ -77,6 +77,13 @@ class Task:
         """(B, N) rewards of rows x, v (B, N, P, d), p (B, N, H, d) and of the actions a (B, N, m) that led there."""
         return self.reward(x - self.goal, v, p - self._home, a)
 
+    def step_reward(self, state: State, a: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
+        """(B,) reward r(state, a) of single steps with actions a (B, m) that led to `state`.
+
+        last: (B,) bool, whether it is the horizon's last step
+        """
+        return self.reward.step(state.x - self.goal, state.v, state.p - self._home, a, last)
+
     def returns(self, trajectory: Trajectory) -> torch.Tensor:
         """(B,) the sum of the rewards, −inf for a failed rollout."""
         V = self.rewards(trajectory).sum(1)

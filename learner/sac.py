@@ -1,0 +1,147 @@
+"""SAC (Haarnoja et al. 2018) by Stable-Baselines3, on the policy, starts and clock of all learners."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import stable_baselines3
+import torch
+from torch import nn
+
+from taichi_sim.errors import expect
+from tasks import Task
+
+from . import seeds, settings
+from .baselines import Episodes, Whitening, copy_layers, play, prepare
+from .policy import WIDTH, Policy
+from .rollouts import resting_cost
+from .run import Run
+from .settings import setting
+from .training import Training, pack, unpack
+
+# Of the replay buffer
+STORED = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(settings.Config):
+    """Settings of SAC."""
+
+    k: int = setting(64, "rollouts an epoch, side by side", 1)
+    updates: int = setting(4, "gradient steps of SAC after each step of the k environments", 1)
+    batch: int = setting(256, "samples a gradient step sees", 1)
+    buffer: int = setting(300_000, "samples that the replay buffer holds, the newest", 1)
+    warmup: int = setting(10, "random steps of each environment at the very beginning", 0)
+    rate: float = setting(1e-3, "Adam's learning rate at the start", 1e-9, 1.0)
+    rate_end: float = setting(1e-5, "and at the end, along a cosine", 0.0, 1.0)
+    gamma: float = setting(0.98, "discount of the reward of a step", 0.0, 1.0)
+    tau: float = setting(0.005, "share by which the target critics follow the critics", 1e-9, 1.0)
+    temperature: float = setting(0.01, "weight of the entropy at the start, then tuned", 1e-9)
+    target_entropy: float = setting(-2.0, "per action, towards which the temperature is tuned")
+    std: float = setting(0.3, "of the exploration at the start, in units of the limit", 1e-9)
+    reward_scale: float = setting(0.1, "reward of an uncontrolled step, as the learner sees it", 1e-9)
+
+
+PRESETS = {
+    "paper": {},
+    "cpu": {"epochs": 100, "k": 64},
+}
+
+
+def actor_layers(model: stable_baselines3.SAC) -> list[nn.Linear]:
+    """The layers of the mean before its tanh, as in `Policy.layers`."""
+    return [model.actor.latent_pi[0], model.actor.latent_pi[2], model.actor.mu]
+
+
+def model_of(task: Task, config: Config, policy: Policy, scale: float) -> stable_baselines3.SAC:
+    """A SAC whose deterministic action is that of `policy`; rewards are multiplied by `scale`."""
+    expect(config.warmup < task.N, "warmup", f"fewer steps than the horizon's {task.N}", config.warmup)
+    expect(config.buffer >= config.k, "buffer", f"room for a step of {config.k} environments", config.buffer)
+    torch.manual_seed(seeds.number(seeds.NETWORKS, config.seed, 0))
+    networks = {
+        "net_arch": [WIDTH, WIDTH],
+        "features_extractor_class": Whitening,
+        "features_extractor_kwargs": {"policy": policy},
+    }
+    model = stable_baselines3.SAC(
+        "MlpPolicy",
+        Episodes(task, config.k, scale),
+        learning_rate=config.rate,
+        buffer_size=config.buffer,
+        learning_starts=config.warmup * config.k,
+        batch_size=config.batch,
+        tau=config.tau,
+        gamma=config.gamma,
+        gradient_steps=config.updates,
+        ent_coef=f"auto_{config.temperature}",
+        target_entropy=config.target_entropy * task.system.actions,
+        policy_kwargs=networks,
+        device=policy.limit.device,
+    )
+    prepare(model)
+    copy_layers(policy.layers, actor_layers(model))
+    nn.init.zeros_(model.actor.log_std.weight)
+    nn.init.constant_(model.actor.log_std.bias, math.log(config.std))
+    return model
+
+
+def train(task: Task, config: Config, run: Run, on_epoch: Callable[[dict], None] = lambda row: None) -> Policy:
+    """Train a policy, from the run's newest checkpoint if it has one; returns it, which acts without noise.
+
+    Seeds torch's and NumPy's global generators. on_epoch: called with each row that is added to log.csv
+    """
+    policy = Policy(task, config.seed)
+    model = model_of(task, config, policy, config.reward_scale / resting_cost(task))
+    training = Training(task, config, run, on_epoch)
+    if training.tensors:
+        _restore(model, training.tensors, training.state)
+    copy_layers(actor_layers(model), policy.layers)
+
+    for epoch in training.epochs():
+        model.num_timesteps = epoch * config.k * task.N
+        play(model, training, epoch, first=False)
+        copy_layers(actor_layers(model), policy.layers)
+        said, buffer = model.logger.name_to_value, model.replay_buffer
+        training.end_epoch(
+            policy,
+            config.k * task.N,
+            model.env.returns[~model.env.failed],
+            int(model.env.failed.sum()),
+            temperature=float(said["train/ent_coef"]),
+            actor_loss=float(said["train/actor_loss"]),
+            critic_loss=float(said["train/critic_loss"]),
+            tensors=_tensors(model),
+            state={"buffer_position": buffer.pos, "buffer_full": buffer.full},
+        )
+    return policy
+
+
+def _tensors(model: stable_baselines3.SAC) -> dict[str, torch.Tensor]:
+    """All that a checkpoint holds beside the policy and the place in the replay buffer."""
+    temperature, buffer = model.ent_coef_optimizer.state[model.log_ent_coef], model.replay_buffer
+    return (
+        pack("actor", model.actor, model.actor.optimizer)
+        | pack("critic", model.critic, model.critic.optimizer)
+        | {f"target/{name}": tensor for name, tensor in model.critic_target.state_dict().items()}
+        | {"temperature/log": model.log_ent_coef}
+        | {f"adam/temperature/{name}": tensor for name, tensor in temperature.items()}
+        | {f"replay/{name}": torch.from_numpy(getattr(buffer, name)[: buffer.size()]) for name in STORED}
+    )
+
+
+def _restore(model: stable_baselines3.SAC, tensors: dict[str, torch.Tensor], state: dict):
+    """Undo `_tensors`."""
+    unpack("actor", tensors, model.actor, model.actor.optimizer)
+    unpack("critic", tensors, model.critic, model.critic.optimizer)
+    model.critic_target.load_state_dict({name: tensors[f"target/{name}"] for name in model.critic_target.state_dict()})
+    model.log_ent_coef.data.copy_(tensors["temperature/log"])
+    moments = {name: tensors[f"adam/temperature/{name}"] for name in ("step", "exp_avg", "exp_avg_sq")}
+    device = model.log_ent_coef.device
+    moments = {name: tensor if name == "step" else tensor.to(device) for name, tensor in moments.items()}
+    model.ent_coef_optimizer.state[model.log_ent_coef] = moments
+    buffer = model.replay_buffer
+    for name in STORED:
+        getattr(buffer, name)[: len(tensors[f"replay/{name}"])] = tensors[f"replay/{name}"].numpy()
+    buffer.pos, buffer.full = state["buffer_position"], state["buffer_full"]
