@@ -2,10 +2,10 @@
 
 import functools
 
-from . import pods
+from . import gps, pods
 
 # name: (config class, presets, train)
 LEARNERS = {
     name: (pods.Config, pods.PRESETS, functools.partial(pods.train, find_direction=direction))
     for name, direction in pods.DIRECTIONS.items()
-}
+} | {"gps": (gps.Config, gps.PRESETS, gps.train)}

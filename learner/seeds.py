@@ -4,6 +4,7 @@ import numpy as np
 
 # Purposes. 0 makes the test states (tasks.TEST_SEED), 1 the observation scale (policy.SCALE_SEED).
 STARTS, BATCHES, MOTIONS = 2, 3, 4
+NOISE = 7  # of the controllers of guided policy search; 6 is taken by tasks.stress
 VALIDATION_SEED = (5,)  # the start states whose mean return is logged every epoch
 
 
