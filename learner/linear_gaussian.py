@@ -22,6 +22,7 @@ import torch
 ROUNDS = 12  # of the active-set method for the bounds of one step's actions
 SEARCH = 40  # evaluations of the KL divergence by η
 TOLERANCE = 0.1  # of the KL divergence, relative
+NARROWEST = 1e-6  # bracket of log η: the divergence jumps where an action reaches its bound, perhaps across ε
 ETA_LEAST, ETA_MOST = 1e-8, 1e12
 STEEPEST, FLATTEST = -2.0, -0.3  # slope of log D_KL by log η: −2 near π̄, flat where only the covariance shrinks
 
@@ -161,46 +162,37 @@ def outcome(model: Model, controllers: Controllers) -> Outcome:
 
 
 def constrained_controllers(model: Model, limit: float, eta: torch.Tensor):
-    """Solve (*) with ε = `limit` for every rollout: controllers, their `Outcome` and η (B,).
+    """Solve (*) with ε = `limit` for every rollout, from the guess `eta` (B,): controllers, their `Outcome` and η (B,).
 
-    D_KL falls with η. log D_KL by log η is followed with secants, with bisection where these leave the bracket, from
-    the guess `eta` (B,), until D_KL is within 10 % of ε, or below it at the least η: the constraint is not active.
+    D_KL falls with η. Secants of log D_KL by log η, with bisection where they leave the bracket, go on until D_KL is
+    within 10 % of ε, or below it at the least η: then the constraint is not active.
     """
-    z, least, most = eta.log(), math.log(ETA_LEAST), math.log(ETA_MOST)
-    z = z.clamp(least, most)
+    least, most = math.log(ETA_LEAST), math.log(ETA_MOST)
+    z = eta.log().clamp(least, most)
     low, high = torch.full_like(z, least), torch.full_like(z, most)
-    slope = torch.full_like(z, STEEPEST)
-    before, f_before = z.clone(), torch.full_like(z, torch.nan)
-    found, result = None, None
-    open_ = torch.arange(len(model), device=z.device)
+    past, f_past = torch.full_like(z, torch.nan), torch.full_like(z, torch.nan)
+    controllers = optimal_controllers(model, z.exp())
+    result = outcome(model, controllers)
     for _ in range(SEARCH):
-        part = model if len(open_) == len(model) else model[open_]
-        controllers = optimal_controllers(part, z[open_].exp())
-        state = outcome(part, controllers)
-        if found is None:
-            found, result = controllers, state
-        else:
-            for whole, new in ((found, controllers), (result, state)):
-                for field in dataclasses.fields(whole):
-                    getattr(whole, field.name)[open_] = getattr(new, field.name)
-        f = (state.kl.clamp(min=1e-300) / limit).log()
-        at = z[open_]
-        done = ((state.kl / limit - 1).abs() <= TOLERANCE) | ((at <= least) & (f < 0)) | narrow
-        low[open_] = torch.where(f > 0, torch.maximum(at, low[open_]), low[open_])
-        high[open_] = torch.where(f < 0, torch.minimum(at, high[open_]), high[open_])
-        secant = ((f - f_before[open_]) / (at - before[open_])).nan_to_num(STEEPEST, FLATTEST, STEEPEST)
-        slope[open_] = secant.clamp(STEEPEST, FLATTEST)
-        before[open_], f_before[open_] = at, f
-        next_ = at - f / slope[open_]
-        inside = (next_ > low[open_]) & (next_ < high[open_])
-        open_bracket = (low[open_] <= least) | (high[open_] >= most)
-        middle = 0.5 * (low[open_] + high[open_])
-        next_ = torch.where(inside, next_, torch.where(open_bracket, next_.clamp(least, most), middle))
-        z[open_] = torch.where(done, at, next_)
-        open_ = open_[~done]
+        f = (result.kl.clamp(min=torch.finfo(z.dtype).tiny) / limit).log()
+        met = ((result.kl / limit - 1).abs() <= TOLERANCE) | ((z <= least) & (f < 0))
+        open_ = torch.nonzero(~met & (high - low > NARROWEST)).flatten()
         if not len(open_):
             break
-    return found, result, z.exp()
+        low, high = torch.where(f > 0, z, low), torch.where(f < 0, z, high)
+        slope = ((f - f_past) / (z - past)).nan_to_num(STEEPEST).clamp(STEEPEST, FLATTEST)
+        secant = z - f / slope
+        bracketed = (low > least) & (high < most)
+        leaves = (secant <= low) | (secant >= high)
+        after = torch.where(bracketed & leaves, 0.5 * (low + high), secant.clamp(least, most))
+        past[open_], f_past[open_] = z[open_], f[open_]
+        z[open_] = after[open_]
+        part = model if len(open_) == len(z) else model[open_]
+        found = optimal_controllers(part, z[open_].exp())
+        for whole, new in ((controllers, found), (result, outcome(part, found))):
+            for field in dataclasses.fields(whole):
+                getattr(whole, field.name)[open_] = getattr(new, field.name)
+    return controllers, result, z.exp()
 
 
 def _times(matrix, vector):
