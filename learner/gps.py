@@ -35,7 +35,7 @@ from .training import Training, pack, unpack
 MEMORY = 2**30  # bytes that the linearised rollouts of one chunk may take; constant, so that runs repeat bit for bit
 COPIES = 3  # of the dynamics: as found, joined for products, the rows of unfinished searches
 STRETCH = (0.1, 10.0)  # of ε from one epoch to the next
-KL_LEAST, KL_MOST = 1e-3, 1e3  # nats a step
+KL_MOST = 1e3  # nats a step
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,6 +45,8 @@ class Config(settings.Config):
     k: int = setting(1000, "rollouts an epoch, side by side, each with controllers of its own", 1)
     kl: float = setting(1.0, "nats a step that controllers may diverge from the policy, in the first epoch", 1e-6, 1e6)
     std: float = setting(0.3, "of the first policy's actions, relative to their limit", 1e-6, 10.0)
+    kl_least: float = setting(0.3, "nats a step below which that never falls", 1e-9, 1e6)
+    std_least: float = setting(0.03, "below which that never falls", 1e-9, 10.0)
     steps: int = setting(50, "gradient steps on the supervised loss an epoch", 1)
     batch: int = setting(0, "samples a gradient step sees, 0 for all", 0)
     memory: int = setting(1, "epochs whose controllers are fitted, the newest included", 1)
@@ -70,7 +72,7 @@ class Targets(Samples):
     def loss(self, policy) -> torch.Tensor:
         """Σ ½ (π(o) − μ)ᵀ W (π(o) − μ)."""
         error = policy(self.observations) - self.actions
-        return 0.5 * (error * (self.weights @ error[..., None])[..., 0]).sum()
+        return 0.5 * (error[:, :, None] * self.weights * error[:, None, :]).sum()
 
 
 def train(task: Task, config: Config, run: Run, on_epoch: Callable[[dict], None] = lambda row: None) -> Policy:
@@ -109,13 +111,13 @@ def train(task: Task, config: Config, run: Run, on_epoch: Callable[[dict], None]
         memory = [*memory, targets(task, visited, means, precision)][-config.memory :]
         rates = cosine(config, epoch)
         loss = imitate(policy, optimiser, Targets.joined(memory), config.steps, config.batch, rates, config.seed, epoch)
-        covariance = torch.linalg.inv(precision.mean((0, 1)))
+        covariance = fitted_covariance(precision, config.std_least * task.limit)
         training.lap("imitation")
         again = closed_loop(task, policy, start[ok])
         value, value_after = task.returns(played), task.returns(again)
         expected, actual = state.gain.mean().item(), (value_after - value)[again.ok].mean().item()
         followed = task.returns(visited)[visited.ok].mean().item()
-        kl, kl_limit = adjusted(kl, expected, actual), kl
+        kl, kl_limit = max(adjusted(kl, expected, actual), config.kl_least), kl
         guess = eta.log().mean().exp().item()
         training.lap("step_size")
         training.end_epoch(
@@ -146,12 +148,24 @@ def adjusted(kl: float, expected: float, actual: float) -> float:
 
         ε* = a/2b = ε/2 · expected/(expected − actual).
 
-    ε changes at most tenfold and stays within bounds.
+    ε changes at most tenfold, and stays bounded.
     """
     least, most = STRETCH
     short = max(expected - actual, 1e-300)
     stretch = min(max(0.5 * max(expected, 0.0) / short, least), most)
-    return min(max(kl * stretch, KL_LEAST), KL_MOST)
+    return min(kl * stretch, KL_MOST)
+
+
+def fitted_covariance(precision: torch.Tensor, least: float) -> torch.Tensor:
+    """argmin over Σ̄ ⪰ least² I of the mean D_KL(N(·, Σ̄) ‖ N(·, C)): (mean C⁻¹)⁻¹ with larger eigenvalues where needed.
+
+    precision: (B, N, m, m), C⁻¹
+
+    The minimum keeps the constraint on D_KL meaningful: C is never larger than Σ̄, and without one the covariance
+    shrinks every epoch until the mean cannot move any more.
+    """
+    values, vectors = torch.linalg.eigh(precision.mean((0, 1)))
+    return vectors * (1 / values).clamp(min=least**2) @ vectors.T
 
 
 def chunk(task: Task) -> int:

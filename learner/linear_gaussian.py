@@ -22,9 +22,9 @@ import torch
 ROUNDS = 12  # of the active-set method for the bounds of one step's actions
 SEARCH = 40  # evaluations of the KL divergence by η
 TOLERANCE = 0.1  # of the KL divergence, relative
-NARROWEST = 1e-6  # bracket of log η: the divergence jumps where an action reaches its bound, perhaps across ε
+NARROWEST = 0.01  # bracket of log η; the divergence jumps, perhaps across ε, where an action reaches its bound
 ETA_LEAST, ETA_MOST = 1e-8, 1e12
-STEEPEST, FLATTEST = -2.0, -0.3  # slope of log D_KL by log η: −2 near π̄, flat where only the covariance shrinks
+STEEPEST, FIRST, FLATTEST = -2.0, -1.0, -0.3  # slope of log D_KL by log η: −2 near π̄, flat once C has collapsed
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -165,7 +165,8 @@ def constrained_controllers(model: Model, limit: float, eta: torch.Tensor):
     """Solve (*) with ε = `limit` for every rollout, from the guess `eta` (B,): controllers, their `Outcome` and η (B,).
 
     D_KL falls with η. Secants of log D_KL by log η, with bisection where they leave the bracket, go on until D_KL is
-    within 10 % of ε, or below it at the least η: then the constraint is not active.
+    within 10 % of ε, or below it at the least η: then the constraint is not active. Where D_KL jumps across ε, η is the
+    least to 1 % that satisfies the constraint.
     """
     least, most = math.log(ETA_LEAST), math.log(ETA_MOST)
     z = eta.log().clamp(least, most)
@@ -175,16 +176,18 @@ def constrained_controllers(model: Model, limit: float, eta: torch.Tensor):
     result = outcome(model, controllers)
     for _ in range(SEARCH):
         f = (result.kl.clamp(min=torch.finfo(z.dtype).tiny) / limit).log()
-        met = ((result.kl / limit - 1).abs() <= TOLERANCE) | ((z <= least) & (f < 0))
-        open_ = torch.nonzero(~met & (high - low > NARROWEST)).flatten()
+        low, high = torch.where(f > 0, z, low), torch.where(f < 0, z, high)
+        narrow = high - low < NARROWEST
+        met = ((result.kl / limit - 1).abs() <= TOLERANCE) | ((f < 0) & (narrow | (z <= least)))
+        open_ = torch.nonzero(~met).flatten()
         if not len(open_):
             break
-        low, high = torch.where(f > 0, z, low), torch.where(f < 0, z, high)
-        slope = ((f - f_past) / (z - past)).nan_to_num(STEEPEST).clamp(STEEPEST, FLATTEST)
+        slope = ((f - f_past) / (z - past)).nan_to_num(FIRST).clamp(STEEPEST, FLATTEST)
         secant = z - f / slope
         bracketed = (low > least) & (high < most)
         leaves = (secant <= low) | (secant >= high)
         after = torch.where(bracketed & leaves, 0.5 * (low + high), secant.clamp(least, most))
+        after = torch.where(narrow, high, after)
         past[open_], f_past[open_] = z[open_], f[open_]
         z[open_] = after[open_]
         part = model if len(open_) == len(z) else model[open_]
