@@ -2,7 +2,7 @@
 
 import functools
 
-from . import bptt, pods, ppo, sac, shac
+from . import bptt, gps, pods, ppo, sac, shac
 
 # name: (config class, presets, train)
 LEARNERS = {
@@ -11,5 +11,5 @@ LEARNERS = {
 }
 LEARNERS |= {
     name: (learner.Config, learner.PRESETS, learner.train)
-    for name, learner in {"bptt": bptt, "shac": shac, "ppo": ppo, "sac": sac}.items()
+    for name, learner in {"bptt": bptt, "shac": shac, "gps": gps, "ppo": ppo, "sac": sac}.items()
 }

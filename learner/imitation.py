@@ -10,6 +10,7 @@ from taichi_sim import Trajectory
 from tasks import Task
 
 from . import seeds
+from .training import cosine
 
 # Samples differentiated at a time. On a CPU a step on 600,000 samples takes 2.4 s in pieces of 4,096, whose activations
 # stay in the cache, and 4.6 s in one (two cores); a GPU wants large pieces.
@@ -33,16 +34,24 @@ class Samples:
         observations = task.observe(rows.x[:, :-1], rows.v[:, :-1], rows.p[:, :-1])
         return Samples(observations.flatten(0, 1).float(), rows.a.flatten(0, 1).float())
 
-    @staticmethod
-    def joined(parts: list[Samples]) -> Samples:
-        return Samples(torch.cat([p.observations for p in parts]), torch.cat([p.actions for p in parts]))
+    @classmethod
+    def joined(cls, parts: list[Samples]) -> Samples:
+        return cls(*(torch.cat([getattr(part, f.name) for part in parts]) for f in dataclasses.fields(cls)))
+
+    def loss(self, policy) -> torch.Tensor:
+        """Σ ½‖π(o) − a‖²."""
+        return 0.5 * (policy(self.observations) - self.actions).square().sum()
 
     def __len__(self):
         return len(self.actions)
 
+    def __getitem__(self, rows) -> Samples:
+        """The samples selected by a slice, a mask or an index tensor."""
+        return type(self)(*(getattr(self, f.name)[rows] for f in dataclasses.fields(self)))
+
 
 def imitate(policy, optimiser, samples: Samples, steps: int, batch: int, rates, seed: int, epoch: int) -> float:
-    """`steps` gradient steps on L = mean ½‖π(o) − a‖² over `batch` samples each (0: over all of them).
+    """`steps` gradient steps on L, the mean of `Samples.loss` over `batch` samples each (0: over all of them).
 
     `rates` yields the learning rate of each step. Returns the mean loss. Which samples are taken is a function of
     (seed, epoch) alone.
@@ -56,13 +65,30 @@ def imitate(policy, optimiser, samples: Samples, steps: int, batch: int, rates, 
         chosen = samples
         if 0 < batch < len(samples):
             index = torch.randint(len(samples), (batch,), generator=generator).to(samples.actions.device)
-            chosen = Samples(samples.observations[index], samples.actions[index])
+            chosen = samples[index]
         optimiser.zero_grad()
         for rows in torch.arange(len(chosen)).split(piece):
             part = slice(int(rows[0]), int(rows[-1]) + 1)
-            error = policy(chosen.observations[part]) - chosen.actions[part]
-            loss = 0.5 * error.square().sum() / len(chosen)
+            loss = chosen[part].loss(policy) / len(chosen)
             loss.backward()
             total += loss.item()
         optimiser.step()
     return total / max(steps, 1)
+
+
+def schedule(config, epoch: int):
+    """The learning rate of each imitation step of an epoch."""
+    return (cosine(config, epoch + step / config.steps) for step in range(config.steps))
+
+
+def remember(memory: list[Samples]) -> dict[str, torch.Tensor]:
+    """The samples of several epochs as tensors for a checkpoint."""
+    fields = [(n, f.name) for n, samples in enumerate(memory) for f in dataclasses.fields(samples)]
+    return {f"memory/{n:03d}/{name}": getattr(memory[n], name) for n, name in fields}
+
+
+def remembered(kind: type[Samples], tensors: dict[str, torch.Tensor], device: torch.device) -> list[Samples]:
+    """What `remember` put into a checkpoint."""
+    epochs = sorted({name.split("/")[1] for name in tensors if name.startswith("memory/")})
+    names = [f.name for f in dataclasses.fields(kind)]
+    return [kind(*(tensors[f"memory/{n}/{name}"].to(device) for name in names)) for n in epochs]

@@ -11,14 +11,14 @@ from tasks import Task
 
 from . import seeds, settings
 from .directions import gauss_newton, steepest_descent
-from .imitation import Samples, imitate
+from .imitation import Samples, imitate, remember, remembered, schedule
 from .line_search import Improvement, line_search
 from .memory import plan
 from .policy import Policy
 from .rollouts import closed_loop
 from .run import Run
 from .settings import setting
-from .training import Training, cosine, pack, unpack
+from .training import Training, pack, unpack
 
 DIRECTIONS = {"pods": gauss_newton, "pods1": steepest_descent}
 
@@ -52,7 +52,7 @@ def train(
     policy = Policy(task, config.seed)
     optimiser = torch.optim.Adam(policy.parameters(), lr=config.rate)
     unpack("policy", training.tensors, policy, optimiser)
-    memory = _remembered(training.tensors, policy.limit.device)
+    memory = remembered(Samples, training.tensors, policy.limit.device)
     memory_plan = plan(task, config.k)
 
     for epoch in training.epochs():
@@ -70,7 +70,7 @@ def train(
             training.lap("line_search")
         better = Improvement.joined(parts)
         memory = [*memory, Samples.of(task, better.trajectory)][-config.memory :]
-        rates = (cosine(config, epoch + step / config.steps) for step in range(config.steps))
+        rates = schedule(config, epoch)
         loss = imitate(policy, optimiser, Samples.joined(memory), config.steps, config.batch, rates, config.seed, epoch)
         training.lap("imitation")
         ok = before.ok
@@ -84,20 +84,6 @@ def train(
             share_improved=(better.alpha > 0).double().mean().item(),
             mean_alpha=better.alpha.mean().item(),
             loss=loss,
-            tensors=pack("policy", policy, optimiser) | _remember(memory),
+            tensors=pack("policy", policy, optimiser) | remember(memory),
         )
     return policy
-
-
-def _remember(memory: list[Samples]) -> dict[str, torch.Tensor]:
-    tensors = {}
-    for n, samples in enumerate(memory):
-        tensors |= {f"memory/{n:03d}/observations": samples.observations, f"memory/{n:03d}/actions": samples.actions}
-    return tensors
-
-
-def _remembered(tensors: dict[str, torch.Tensor], device: torch.device) -> list[Samples]:
-    """What `_remember` put into a checkpoint."""
-    epochs = sorted({name.split("/")[1] for name in tensors if name.startswith("memory/")})
-    parts = ([tensors[f"memory/{n}/{name}"].to(device) for name in ("observations", "actions")] for n in epochs)
-    return [Samples(*part) for part in parts]

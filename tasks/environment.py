@@ -31,7 +31,7 @@ from taichi_sim.errors import InputError, expect
 from . import make, names
 from .task import Task
 
-EPISODES = 6  # purpose of the start states drawn here; 0 to 5 are the test states' and the learners'
+EPISODES = 10  # purpose of the start states drawn here, see learner.seeds
 
 
 class VectorEnvironment(gymnasium.vector.VectorEnv):

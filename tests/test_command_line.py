@@ -54,7 +54,7 @@ TRAIN = ("train", "pendulum2d-stop")
     (("trian",), ("invalid choice: 'trian'", "train")),
     (("train",), ("TASK: expected a task's name or --resume RUN, got neither",)),
     (("train", "pendulum2d-stpo"), ("got 'pendulum2d-stpo'; the nearest is 'pendulum2d-stop'",)),
-    ((*TRAIN, "--learner", "sarsa"), ("learner: expected one of pods, pods1, ppo, sac, got 'sarsa'",)),
+    ((*TRAIN, "--learner", "sarsa"), ("learner: expected one of pods, pods1, bptt, shac, gps, ppo, sac, got 'sarsa'",)),
     ((*TRAIN, "--preset", "huge"), ("preset: expected auto, paper, cpu, got 'huge'",)),
     ((*TRAIN, "--k", "0"), ("k: expected int >= 1, got 0",)),
     ((*TRAIN, "--rate", "2"), ("rate: expected float >= 1e-09 and <= 1.0, got 2.0",)),
