@@ -26,7 +26,7 @@ def reproduce(options):
 
     from .results import write_results
 
-    names = list(EXPERIMENTS) if options.experiment == "all" else [options.experiment]
+    names = [name for name in EXPERIMENTS if name != "tuning"] if options.experiment == "all" else [options.experiment]
     expect(names[0] in EXPERIMENTS, "EXPERIMENT", f"all or one of {', '.join(EXPERIMENTS)}", options.experiment)
     chosen, learners = _list(options.tasks), _list(options.learners)
     for name in chosen or ():
@@ -107,7 +107,9 @@ class Runner:
         flags += ["--horizon", entry.horizon] if entry.horizon else []
         flags += ["--preset", self.options.preset] if self.options.preset else []
         flags += ["--precision", self.options.precision, "--device", self.options.device, "--threads", self.threads]
-        return flags + [word for name, value in entry.variant.settings for word in (f"--{name}", value)]
+        return flags + [
+            word for name, value in entry.variant.settings for word in (f"--{name.replace('_', '-')}", value)
+        ]
 
     def _planned(self, entry: Entry, flags: list) -> list:
         """--epochs to fill the time budget, from a short run whose speed is kept for other seeds."""
