@@ -33,7 +33,7 @@ from .settings import setting
 from .training import Training, pack, unpack
 
 MEMORY = 2**30  # bytes that the linearised rollouts of one chunk may take; constant, so that runs repeat bit for bit
-COPIES = 3  # of the dynamics: as found, joined for products, the rows of unfinished searches
+COPIES = 2  # of the dynamics: of all rollouts, and of those whose search goes on
 STRETCH = (0.1, 10.0)  # of ε from one epoch to the next
 KL_MOST = 1e3  # nats a step
 
@@ -43,10 +43,10 @@ class Config(settings.Config):
     """Settings of guided policy search."""
 
     k: int = setting(1000, "rollouts an epoch, side by side, each with controllers of its own", 1)
-    kl: float = setting(1.0, "nats a step that controllers may diverge from the policy, in the first epoch", 1e-6, 1e6)
-    std: float = setting(0.3, "of the first policy's actions, relative to their limit", 1e-6, 10.0)
-    kl_least: float = setting(0.3, "nats a step below which that never falls", 1e-9, 1e6)
-    std_least: float = setting(0.03, "below which that never falls", 1e-9, 10.0)
+    kl: float = setting(1.0, "nats a step by which controllers may leave the policy in the first epoch", 1e-6, 1e6)
+    std: float = setting(0.3, "of the first policy's actions, a share of their limit", 1e-6, 10.0)
+    kl_least: float = setting(0.3, "nats a step below which this limit never falls", 1e-9, 1e6)
+    std_least: float = setting(0.03, "of the policy's actions at least, a share of their limit", 1e-9, 10.0)
     steps: int = setting(50, "gradient steps on the supervised loss an epoch", 1)
     batch: int = setting(0, "samples a gradient step sees, 0 for all", 0)
     memory: int = setting(1, "epochs whose controllers are fitted, the newest included", 1)
@@ -178,12 +178,12 @@ def chunk(task: Task) -> int:
 
 def model(task: Task, policy, covariance: torch.Tensor, trajectory: Trajectory) -> Model:
     """Dynamics, cost and the policy with its `covariance` (m, m), linearised along its own rollouts."""
-    A, B = dynamics(task.simulator, trajectory)
+    AB = dynamics(task.simulator, trajectory)
     g_s, g_a = cost_gradients(task, trajectory)
     q, r = cost_curvature(task, trajectory.a.shape[1])
     gain = policy_gain(task, policy, trajectory)
     lower, upper = -task.limit - trajectory.a, task.limit - trajectory.a
-    return Model(A, B, g_s, g_a, q, r, gain, covariance, lower, upper)
+    return Model(AB, g_s, g_a, q, r, gain, covariance, lower, upper)
 
 
 def joined(parts: list[tuple]) -> tuple[Controllers, Outcome, torch.Tensor]:
