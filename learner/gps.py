@@ -144,7 +144,7 @@ def train(task: Task, config: Config, run: Run, on_epoch: Callable[[dict], None]
 
 
 def adjusted(kl: float, expected: float, actual: float) -> float:
-    """The next ε, from how much the mean cost of the policy should have fallen and how much it did (paper, section 4.2).
+    """The next ε from how much the mean cost should have fallen and how much it did (paper, section 4.2).
 
     expected: gain of the controllers' means in the linear-quadratic model
     actual: gain of the policy's own rollouts from the same start states, after the S-step
