@@ -39,7 +39,7 @@ from .training import Training, pack, unpack
 MEMORY = 2**30  # bytes that the linearised rollouts of one chunk may take; constant, so that runs repeat bit for bit
 COPIES = 2  # of the dynamics: of all rollouts, and of those whose search goes on
 STRETCH = (0.1, 10.0)  # of ε from one epoch to the next
-KL_MOST = 1e3  # nats a step
+KL_MOST = 100.0  # nats a step: controllers are no longer held near the policy
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
