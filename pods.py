@@ -46,7 +46,7 @@ def _parser() -> Parser:
 
     sub = command("train", training.train, "Train a policy, or go on with a run that was cut off (--resume RUN).")
     sub.add_argument("task", nargs="?", metavar="TASK", help="a task's name, see `pods list`")
-    sub.add_argument("--learner", help="pods (second order, the default), pods1 (first order), ppo or sac")
+    sub.add_argument("--learner", help="pods (second order, the default), pods1 (first), bptt, shac, gps, ppo or sac")
     sub.add_argument("--preset", help="paper, cpu (for two cores), or auto (the default): paper on CUDA, else cpu")
     sub.add_argument("--horizon", type=_integer, help="steps of a rollout, instead of the task's")
     sub.add_argument("--run", metavar="FOLDER", help="the run folder to make (default: runs/TASK-LEARNER-sSEED)")

@@ -1,15 +1,19 @@
 """Mirror-descent guided policy search with true dynamics (Montgomery & Levine 2016, NeurIPS, Algorithm 1).
 
-Every epoch draws new start states, so each rollout i has a local policy p_i of its own: linear-Gaussian controllers
-near the rollout of the global policy π̄ = N(π(o), Σ̄).
+The global policy π̄ = N(π(o), Σ̄) has a network for its mean and one covariance. Start states are drawn anew every epoch,
+so each rollout has a local policy p of its own: linear-Gaussian controllers near the rollout of π.
 
-C-step: dynamics, policy and cost are linearised along the rollouts (here by the simulator's derivatives, in the paper
-by regression), and p_i minimises the expected cost subject to D_KL(p_i ‖ π̄) ≤ ε, see `linear_gaussian`.
-S-step: the controllers act in the simulator; π is fitted to their mean actions μ at the states these visit,
+C-step: dynamics, policy and cost are linearised along the rollouts, by the simulator's derivatives where the paper has
+regression, and p minimises the expected cost subject to D_KL(p ‖ π̄) ≤ ε, see `linear_gaussian`.
+S-step: the controllers act in the simulator, with their noise; π is fitted to their mean actions μ at the states these
+rollouts visit, and Σ̄ to their covariances C,
 
-    min_π  mean ½ (π(o) − μ)ᵀ W (π(o) − μ),   W ∝ C⁻¹,   and   Σ̄ = (mean C⁻¹)⁻¹.
+    min_π  mean ½ (π(o) − μ)ᵀ W (π(o) − μ),   W ∝ C⁻¹,        Σ̄ = (mean C⁻¹)⁻¹.
 
-Step size: see `adjusted`.
+Step size: ε follows from the gain that was expected and the gain that was found, see `adjusted`.
+
+Limits of the actions: a local policy's mean along the linearised rollout keeps to them (`optimal_controllers`); its
+actions in the simulator and the μ are clipped.
 """
 
 from __future__ import annotations
@@ -33,9 +37,9 @@ from .settings import setting
 from .training import Training, pack, unpack
 
 MEMORY = 2**30  # bytes that the linearised rollouts of one chunk may take; constant, so that runs repeat bit for bit
-COPIES = 3  # of the dynamics: as found, joined for products, the rows of unfinished searches
+COPIES = 2  # of the dynamics: of all rollouts, and of those whose search goes on
 STRETCH = (0.1, 10.0)  # of ε from one epoch to the next
-KL_MOST = 1e3  # nats a step
+KL_MOST = 100.0  # nats a step: controllers are no longer held near the policy
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,10 +47,10 @@ class Config(settings.Config):
     """Settings of guided policy search."""
 
     k: int = setting(1000, "rollouts an epoch, side by side, each with controllers of its own", 1)
-    kl: float = setting(1.0, "nats a step that controllers may diverge from the policy, in the first epoch", 1e-6, 1e6)
-    std: float = setting(0.3, "of the first policy's actions, relative to their limit", 1e-6, 10.0)
-    kl_least: float = setting(0.3, "nats a step below which that never falls", 1e-9, 1e6)
-    std_least: float = setting(0.03, "below which that never falls", 1e-9, 10.0)
+    kl: float = setting(0.3, "nats a step by which controllers may leave the policy in the first epoch", 1e-6, 1e6)
+    std: float = setting(0.3, "of the first policy's actions, a share of their limit", 1e-6, 10.0)
+    kl_least: float = setting(0.3, "nats a step below which this limit never falls", 1e-9, 1e6)
+    std_least: float = setting(0.05, "of the policy's actions at least, a share of their limit", 1e-9, 10.0)
     steps: int = setting(50, "gradient steps on the supervised loss an epoch", 1)
     batch: int = setting(0, "samples a gradient step sees, 0 for all", 0)
     memory: int = setting(1, "epochs whose controllers are fitted, the newest included", 1)
@@ -56,7 +60,7 @@ class Config(settings.Config):
 
 PRESETS = {
     "paper": {},
-    "cpu": {"epochs": 60, "k": 128, "steps": 60, "batch": 4096, "memory": 4},
+    "cpu": {"epochs": 30, "k": 128, "steps": 60, "batch": 4096, "memory": 2},
 }
 
 
@@ -140,7 +144,10 @@ def train(task: Task, config: Config, run: Run, on_epoch: Callable[[dict], None]
 
 
 def adjusted(kl: float, expected: float, actual: float) -> float:
-    """The next ε from by how much the cost should have fallen and by how much it did (paper, section 4.2).
+    """The next ε from how much the mean cost should have fallen and how much it did (paper, section 4.2).
+
+    expected: gain of the controllers' means in the linear-quadratic model
+    actual: gain of the policy's own rollouts from the same start states, after the S-step
 
     For small steps the model is right and its gain is aε; what linearisation and supervised learning cost grows like
     ε². Both coefficients of the true gain aε − bε² follow from a = expected/ε, b = (expected − actual)/ε²; it is
@@ -178,12 +185,12 @@ def chunk(task: Task) -> int:
 
 def model(task: Task, policy, covariance: torch.Tensor, trajectory: Trajectory) -> Model:
     """Dynamics, cost and the policy with its `covariance` (m, m), linearised along its own rollouts."""
-    A, B = dynamics(task.simulator, trajectory)
+    AB = dynamics(task.simulator, trajectory)
     g_s, g_a = cost_gradients(task, trajectory)
     q, r = cost_curvature(task, trajectory.a.shape[1])
     gain = policy_gain(task, policy, trajectory)
     lower, upper = -task.limit - trajectory.a, task.limit - trajectory.a
-    return Model(A, B, g_s, g_a, q, r, gain, covariance, lower, upper)
+    return Model(AB, g_s, g_a, q, r, gain, covariance, lower, upper)
 
 
 def joined(parts: list[tuple]) -> tuple[Controllers, Outcome, torch.Tensor]:

@@ -31,14 +31,13 @@ STEEPEST, FIRST, FLATTEST = -2.0, -1.0, -0.3  # slope of log D_KL by log η: −
 class Model:
     """The linear-quadratic-Gaussian problem along B rollouts of N steps; n and m numbers in state and action.
 
-    A (B, N, n, n), B (B, N, n, m)
+    AB (B, N, n, n + m): [A B]
     g_s (B, N, n), q (1 or B, N, n): of the state after step t; g_a (B, N, m), r (1 or B, N, m)
     gain (B, N, m, n): K̄        covariance (m, m): Σ̄
     lower, upper (B, N, m): what δa may be
     """
 
-    A: torch.Tensor
-    B: torch.Tensor
+    AB: torch.Tensor
     g_s: torch.Tensor
     g_a: torch.Tensor
     q: torch.Tensor
@@ -49,7 +48,15 @@ class Model:
     upper: torch.Tensor
 
     def __len__(self):
-        return len(self.A)
+        return len(self.AB)
+
+    @property
+    def A(self) -> torch.Tensor:
+        return self.AB[..., : self.AB.shape[2]]
+
+    @property
+    def B(self) -> torch.Tensor:
+        return self.AB[..., self.AB.shape[2] :]
 
     def __getitem__(self, rows) -> Model:
         """The rollouts selected by a mask or an index tensor."""
@@ -96,7 +103,6 @@ def optimal_controllers(model: Model, eta: torch.Tensor) -> Controllers:
     """
     B, N, n, m = model.B.shape
     W = torch.linalg.inv(model.covariance)
-    AB = torch.cat((model.A, model.B), -1)
     K, k = torch.empty_like(model.gain), torch.empty_like(model.g_a)
     C = torch.empty(B, N, m, m, dtype=K.dtype, device=K.device)
     P, b = torch.zeros_like(model.A[:, 0]), torch.zeros_like(model.g_s[:, 0])
@@ -104,8 +110,8 @@ def optimal_controllers(model: Model, eta: torch.Tensor) -> Controllers:
     for t in reversed(range(N)):
         P.diagonal(dim1=1, dim2=2).add_(model.q[:, t])
         near = eta * W @ model.gain[:, t]
-        M = AB[:, t].mT @ (P @ AB[:, t])
-        y = _times(AB[:, t].mT, b + model.g_s[:, t])
+        M = model.AB[:, t].mT @ (P @ model.AB[:, t])
+        y = _times(model.AB[:, t].mT, b + model.g_s[:, t])
         Q_aa = M[:, n:, n:] + torch.diag_embed(model.r[:, t]) + eta * W
         Q_as = M[:, n:, :n] - near
         k[:, t], K[:, t] = _bounded(Q_aa, Q_as, y[:, n:] + model.g_a[:, t], model.lower[:, t], model.upper[:, t])

@@ -22,8 +22,8 @@ def state_vector(simulator: Simulator, trajectory: Trajectory, t: int) -> torch.
     return torch.cat((*(part.flatten(1) for part in parts), state.p.flatten(1) @ _axes(simulator)), 1)
 
 
-def dynamics(simulator: Simulator, trajectory: Trajectory) -> tuple[torch.Tensor, torch.Tensor]:
-    """A (B, N, n, n) and B (B, N, n, m) of δs_{t+1} = A_t δs_t + B_t δa_t: derivatives of the converged steps.
+def dynamics(simulator: Simulator, trajectory: Trajectory) -> torch.Tensor:
+    """[A B] (B, N, n, n + m) of δs_{t+1} = A_t δs_t + B_t δa_t: derivatives of the converged steps.
 
     Every row becomes a rollout of one step, and forward sweeps with unit tangents give the columns. The past enters a
     BDF step by c₁ x + c₂ x₋₁ and c₁ v + c₂ v₋₁ alone, so its columns are c₂/c₁ times those of the present; in the
@@ -63,8 +63,7 @@ def dynamics(simulator: Simulator, trajectory: Trajectory) -> tuple[torch.Tensor
     AB[:, :, 3 * D : 4 * D] = past * AB[:, :, 2 * D : 3 * D]
     one = torch.arange(D, device=AB.device)
     AB[:, D + one, one] = AB[:, 3 * D + one, 2 * D + one] = 1.0
-    AB = AB.unflatten(0, (B, N))
-    return AB[..., :n], AB[..., n:]
+    return AB.unflatten(0, (B, N))
 
 
 def policy_gain(task: Task, policy, trajectory: Trajectory) -> torch.Tensor:
