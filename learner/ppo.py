@@ -15,7 +15,7 @@ from taichi_sim.errors import expect
 from tasks import Task
 
 from . import seeds, settings
-from .baselines import Episodes, Whitening, copy_layers, play, prepare, reward_unit
+from .baselines import Episodes, Whitening, copy_layers, play, reward_unit
 from .policy import WIDTH, Policy
 from .run import Run
 from .settings import setting
@@ -51,10 +51,11 @@ class Gaussian(ActorCriticPolicy):
     def _get_action_dist_from_latent(self, latent_pi: torch.Tensor):
         return self.action_dist.proba_distribution(torch.tanh(self.action_net(latent_pi)), self.log_std)
 
-    @property
-    def actor(self) -> list[nn.Linear]:
-        """The layers of the mean, as in `Policy.layers`."""
-        return [self.mlp_extractor.policy_net[0], self.mlp_extractor.policy_net[2], self.action_net]
+
+def actor_layers(model: stable_baselines3.PPO) -> list[nn.Linear]:
+    """The layers of the mean before its tanh, as in `Policy.layers`."""
+    first, _, second, _ = model.policy.mlp_extractor.policy_net
+    return [first, second, model.policy.action_net]
 
 
 def model_of(task: Task, config: Config, policy: Policy, scale: float) -> stable_baselines3.PPO:
@@ -84,8 +85,7 @@ def model_of(task: Task, config: Config, policy: Policy, scale: float) -> stable
         policy_kwargs=networks,
         device=policy.limit.device,
     )
-    prepare(model)
-    copy_layers(policy.layers, model.policy.actor)
+    copy_layers(policy.layers, actor_layers(model))
     return model
 
 
@@ -98,11 +98,11 @@ def train(task: Task, config: Config, run: Run, on_epoch: Callable[[dict], None]
     model = model_of(task, config, policy, config.reward_scale / reward_unit(task))
     training = Training(task, config, run, on_epoch)
     unpack("ppo", training.tensors, model.policy, model.policy.optimizer)
-    copy_layers(model.policy.actor, policy.layers)
+    copy_layers(actor_layers(model), policy.layers)
 
     for epoch in training.epochs():
-        play(model, training, epoch, first=True)
-        copy_layers(model.policy.actor, policy.layers)
+        play(model, training, epoch)
+        copy_layers(actor_layers(model), policy.layers)
         said = model.logger.name_to_value
         training.end_epoch(
             policy,

@@ -14,7 +14,7 @@ from taichi_sim.errors import expect
 from tasks import Task
 
 from . import seeds, settings
-from .baselines import Episodes, Whitening, copy_layers, play, prepare, reward_unit
+from .baselines import Episodes, Whitening, copy_layers, play, reward_unit
 from .policy import WIDTH, Policy
 from .run import Run
 from .settings import setting
@@ -51,7 +51,8 @@ PRESETS = {
 
 def actor_layers(model: stable_baselines3.SAC) -> list[nn.Linear]:
     """The layers of the mean before its tanh, as in `Policy.layers`."""
-    return [model.actor.latent_pi[0], model.actor.latent_pi[2], model.actor.mu]
+    first, _, second, _ = model.actor.latent_pi
+    return [first, second, model.actor.mu]
 
 
 def model_of(task: Task, config: Config, policy: Policy, scale: float) -> stable_baselines3.SAC:
@@ -79,7 +80,6 @@ def model_of(task: Task, config: Config, policy: Policy, scale: float) -> stable
         policy_kwargs=networks,
         device=policy.limit.device,
     )
-    prepare(model)
     copy_layers(policy.layers, actor_layers(model))
     nn.init.zeros_(model.actor.log_std.weight)
     nn.init.constant_(model.actor.log_std.bias, math.log(config.std))
@@ -99,8 +99,7 @@ def train(task: Task, config: Config, run: Run, on_epoch: Callable[[dict], None]
     copy_layers(actor_layers(model), policy.layers)
 
     for epoch in training.epochs():
-        model.num_timesteps = epoch * config.k * task.N
-        play(model, training, epoch, first=False)
+        play(model, training, epoch)
         copy_layers(actor_layers(model), policy.layers)
         said, buffer = model.logger.name_to_value, model.replay_buffer
         training.end_epoch(

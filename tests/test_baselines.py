@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from stable_baselines3.common.logger import Logger
 
 from learner import LEARNERS, baselines, ppo, sac, seeds
 from learner.policy import Policy
@@ -24,6 +25,7 @@ def model_of(learner, made, scale=1.0, seed=0, **changes):
     config = dataclasses.replace(CONFIGS[learner], seed=seed, **changes)
     policy = Policy(made, seed)
     model = NETWORKS[learner].model_of(made, config, policy, scale)
+    model.set_logger(Logger(None, []))
     model.env.begin(made.start((9, seed), config.k), seed)
     return model, policy
 
@@ -155,7 +157,6 @@ def test_advantages_of_ppo_bootstrap_where_a_window_and_where_the_horizon_ends(t
 def test_the_replay_buffer_holds_no_terminations_and_the_last_rows_of_episodes(task):
     made = task("pendulum2d-stop", 6)
     model, _ = model_of("sac", made, scale=0.5, k=4, warmup=2)
-    model._last_obs = None
     model.learn(24, log_interval=None, reset_num_timesteps=False)
     buffer = model.replay_buffer
     actions = torch.from_numpy(buffer.actions[:6]).transpose(0, 1)
