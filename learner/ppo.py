@@ -31,17 +31,17 @@ class Config(settings.Config):
     minibatches: int = setting(8, "of a pass, a divisor of k x window", 1)
     rate: float = setting(3e-4, "Adam's learning rate at the start", 1e-9, 1.0)
     rate_end: float = setting(1e-5, "and at the end, along a cosine", 0.0, 1.0)
-    gamma: float = setting(0.98, "discount of the reward of a step", 0.0, 1.0)
+    gamma: float = setting(0.99, "discount of the reward of a step", 0.0, 1.0)
     trace: float = setting(0.95, "lambda of generalised advantage estimation", 0.0, 1.0)
     clip: float = setting(0.2, "of the probability ratio", 1e-9)
     entropy: float = setting(0.0, "weight of the policy's entropy in PPO's loss", 0.0)
-    std: float = setting(0.3, "of the exploration at the start, in units of the limit", 1e-9)
+    std: float = setting(0.5, "of the exploration at the start, in units of the limit", 1e-9)
     reward_scale: float = setting(0.1, "reward of an uncontrolled step, as the learner sees it", 1e-9)
 
 
 PRESETS = {
-    "paper": {},
-    "cpu": {"epochs": 100, "k": 128},
+    "paper": {"minibatches": 32},
+    "cpu": {"epochs": 40, "k": 128},
 }
 
 

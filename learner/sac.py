@@ -31,11 +31,11 @@ class Config(settings.Config):
     k: int = setting(64, "rollouts an epoch, side by side", 1)
     updates: int = setting(4, "gradient steps of SAC after each step of the k environments", 1)
     batch: int = setting(256, "samples a gradient step sees", 1)
-    buffer: int = setting(300_000, "samples that the replay buffer holds, the newest", 1)
+    buffer: int = setting(200_000, "samples that the replay buffer holds, the newest", 1)
     warmup: int = setting(10, "random steps of each environment at the very beginning", 0)
     rate: float = setting(1e-3, "Adam's learning rate at the start", 1e-9, 1.0)
     rate_end: float = setting(1e-5, "and at the end, along a cosine", 0.0, 1.0)
-    gamma: float = setting(0.98, "discount of the reward of a step", 0.0, 1.0)
+    gamma: float = setting(0.99, "discount of the reward of a step", 0.0, 1.0)
     tau: float = setting(0.005, "share by which the target critics follow the critics", 1e-9, 1.0)
     temperature: float = setting(0.01, "weight of the entropy at the start, then tuned", 1e-9)
     target_entropy: float = setting(-2.0, "per action, towards which the temperature is tuned")
@@ -45,7 +45,7 @@ class Config(settings.Config):
 
 PRESETS = {
     "paper": {},
-    "cpu": {"epochs": 100, "k": 64},
+    "cpu": {"epochs": 30, "updates": 2},
 }
 
 
