@@ -7,6 +7,8 @@ environment and no generator needs to be in a checkpoint.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import torch
 from gymnasium.spaces import Box
@@ -118,21 +120,14 @@ class Laps(BaseCallback):
         return True
 
 
-def copy_layers(source: list[nn.Linear], target: list[nn.Linear]):
+def copy_layers(source: Iterable[nn.Linear], target: Iterable[nn.Linear]):
+    """Give the layers of `target` the weights of `source`."""
     for one, other in zip(source, target, strict=True):
         other.load_state_dict(one.state_dict())
 
 
-def prepare(model: BaseAlgorithm):
-    """Let `model` write no logs of its own."""
-    model.set_logger(Logger(None, []))
-
-
-def play(model: BaseAlgorithm, training: Training, epoch: int, first: bool):
-    """One epoch: `model` acts and learns until its k episodes have ended.
-
-    first: whether Stable-Baselines3 shall count steps from zero
-    """
+def play(model: BaseAlgorithm, training: Training, epoch: int):
+    """One epoch: `model` acts and learns until its k episodes have ended; what it says of it is in `model.logger`."""
     task, config, episodes = training.task, training.config, model.env
     number = seeds.number(seeds.NOISE, config.seed, epoch)
     torch.manual_seed(number)
@@ -140,8 +135,10 @@ def play(model: BaseAlgorithm, training: Training, epoch: int, first: bool):
     model.action_space.seed(number % 2**32)
     episodes.begin(task.start(seeds.starts(config.seed, epoch), config.k), number)
     model.lr_schedule = lambda progress: cosine(config, epoch)
+    model.set_logger(Logger(None, []))  # writes nothing
+    model.num_timesteps = epoch * config.k * task.N
     model._last_obs = None  # so that `learn` resets the episodes
     training.lap("rollout")
-    model.learn(config.k * task.N, Laps(training), log_interval=None, reset_num_timesteps=first)
+    model.learn(config.k * task.N, Laps(training), log_interval=None, reset_num_timesteps=False)
     training.lap("update")
     training.expect_few_failures(int(episodes.failed.sum()), config.k)

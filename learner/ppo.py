@@ -15,7 +15,7 @@ from taichi_sim.errors import expect
 from tasks import Task
 
 from . import seeds, settings
-from .baselines import Episodes, Whitening, copy_layers, play, prepare
+from .baselines import Episodes, Whitening, copy_layers, play
 from .policy import WIDTH, Policy
 from .rollouts import resting_cost
 from .run import Run
@@ -32,17 +32,17 @@ class Config(settings.Config):
     minibatches: int = setting(8, "of a pass, a divisor of k x window", 1)
     rate: float = setting(3e-4, "Adam's learning rate at the start", 1e-9, 1.0)
     rate_end: float = setting(1e-5, "and at the end, along a cosine", 0.0, 1.0)
-    gamma: float = setting(0.98, "discount of the reward of a step", 0.0, 1.0)
+    gamma: float = setting(0.99, "discount of the reward of a step", 0.0, 1.0)
     trace: float = setting(0.95, "lambda of generalised advantage estimation", 0.0, 1.0)
     clip: float = setting(0.2, "of the probability ratio", 1e-9)
     entropy: float = setting(0.0, "weight of the policy's entropy in PPO's loss", 0.0)
-    std: float = setting(0.3, "of the exploration at the start, in units of the limit", 1e-9)
+    std: float = setting(0.5, "of the exploration at the start, in units of the limit", 1e-9)
     reward_scale: float = setting(0.1, "reward of an uncontrolled step, as the learner sees it", 1e-9)
 
 
 PRESETS = {
-    "paper": {},
-    "cpu": {"epochs": 100, "k": 128},
+    "paper": {"minibatches": 32},
+    "cpu": {"epochs": 40, "k": 128},
 }
 
 
@@ -52,10 +52,11 @@ class Gaussian(ActorCriticPolicy):
     def _get_action_dist_from_latent(self, latent_pi: torch.Tensor):
         return self.action_dist.proba_distribution(torch.tanh(self.action_net(latent_pi)), self.log_std)
 
-    @property
-    def actor(self) -> list[nn.Linear]:
-        """The layers of the mean, as in `Policy.layers`."""
-        return [self.mlp_extractor.policy_net[0], self.mlp_extractor.policy_net[2], self.action_net]
+
+def actor_layers(model: stable_baselines3.PPO) -> list[nn.Linear]:
+    """The layers of the mean before its tanh, as in `Policy.layers`."""
+    first, _, second, _ = model.policy.mlp_extractor.policy_net
+    return [first, second, model.policy.action_net]
 
 
 def model_of(task: Task, config: Config, policy: Policy, scale: float) -> stable_baselines3.PPO:
@@ -85,8 +86,7 @@ def model_of(task: Task, config: Config, policy: Policy, scale: float) -> stable
         policy_kwargs=networks,
         device=policy.limit.device,
     )
-    prepare(model)
-    copy_layers(policy.layers, model.policy.actor)
+    copy_layers(policy.layers, actor_layers(model))
     return model
 
 
@@ -99,11 +99,11 @@ def train(task: Task, config: Config, run: Run, on_epoch: Callable[[dict], None]
     model = model_of(task, config, policy, config.reward_scale / resting_cost(task))
     training = Training(task, config, run, on_epoch)
     unpack("ppo", training.tensors, model.policy, model.policy.optimizer)
-    copy_layers(model.policy.actor, policy.layers)
+    copy_layers(actor_layers(model), policy.layers)
 
     for epoch in training.epochs():
-        play(model, training, epoch, first=True)
-        copy_layers(model.policy.actor, policy.layers)
+        play(model, training, epoch)
+        copy_layers(actor_layers(model), policy.layers)
         said = model.logger.name_to_value
         training.end_epoch(
             policy,

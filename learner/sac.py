@@ -14,7 +14,7 @@ from taichi_sim.errors import expect
 from tasks import Task
 
 from . import seeds, settings
-from .baselines import Episodes, Whitening, copy_layers, play, prepare
+from .baselines import Episodes, Whitening, copy_layers, play
 from .policy import WIDTH, Policy
 from .rollouts import resting_cost
 from .run import Run
@@ -32,11 +32,11 @@ class Config(settings.Config):
     k: int = setting(64, "rollouts an epoch, side by side", 1)
     updates: int = setting(4, "gradient steps of SAC after each step of the k environments", 1)
     batch: int = setting(256, "samples a gradient step sees", 1)
-    buffer: int = setting(300_000, "samples that the replay buffer holds, the newest", 1)
+    buffer: int = setting(200_000, "samples that the replay buffer holds, the newest", 1)
     warmup: int = setting(10, "random steps of each environment at the very beginning", 0)
     rate: float = setting(1e-3, "Adam's learning rate at the start", 1e-9, 1.0)
     rate_end: float = setting(1e-5, "and at the end, along a cosine", 0.0, 1.0)
-    gamma: float = setting(0.98, "discount of the reward of a step", 0.0, 1.0)
+    gamma: float = setting(0.99, "discount of the reward of a step", 0.0, 1.0)
     tau: float = setting(0.005, "share by which the target critics follow the critics", 1e-9, 1.0)
     temperature: float = setting(0.01, "weight of the entropy at the start, then tuned", 1e-9)
     target_entropy: float = setting(-2.0, "per action, towards which the temperature is tuned")
@@ -46,13 +46,14 @@ class Config(settings.Config):
 
 PRESETS = {
     "paper": {},
-    "cpu": {"epochs": 100, "k": 64},
+    "cpu": {"epochs": 30, "updates": 2},
 }
 
 
 def actor_layers(model: stable_baselines3.SAC) -> list[nn.Linear]:
     """The layers of the mean before its tanh, as in `Policy.layers`."""
-    return [model.actor.latent_pi[0], model.actor.latent_pi[2], model.actor.mu]
+    first, _, second, _ = model.actor.latent_pi
+    return [first, second, model.actor.mu]
 
 
 def model_of(task: Task, config: Config, policy: Policy, scale: float) -> stable_baselines3.SAC:
@@ -80,7 +81,6 @@ def model_of(task: Task, config: Config, policy: Policy, scale: float) -> stable
         policy_kwargs=networks,
         device=policy.limit.device,
     )
-    prepare(model)
     copy_layers(policy.layers, actor_layers(model))
     nn.init.zeros_(model.actor.log_std.weight)
     nn.init.constant_(model.actor.log_std.bias, math.log(config.std))
@@ -100,8 +100,7 @@ def train(task: Task, config: Config, run: Run, on_epoch: Callable[[dict], None]
     copy_layers(actor_layers(model), policy.layers)
 
     for epoch in training.epochs():
-        model.num_timesteps = epoch * config.k * task.N
-        play(model, training, epoch, first=False)
+        play(model, training, epoch)
         copy_layers(actor_layers(model), policy.layers)
         said, buffer = model.logger.name_to_value, model.replay_buffer
         training.end_epoch(

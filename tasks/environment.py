@@ -99,7 +99,8 @@ class VectorEnvironment(gymnasium.vector.VectorEnv):
         if start is not None:
             expect(isinstance(start, State), 'options["start"]', "a State", type(start).__name__)
             expect(len(start) == n, 'options["start"]', f"{n} start states", len(start))
-        self._begin(mask, self._draw(n) if start is None else start.detach())
+            start = self.task.simulator.begin(start, 1).start  # checked
+        self._begin(mask, self._draw(n) if start is None else start)
         return self._observe(), {}
 
     def step(self, actions):

@@ -225,6 +225,8 @@ def test_a_wrong_argument_is_named_with_what_was_expected(task):
     made = task("pendulum2d-stop", N)
     with pytest.raises(InputError, match=r'options\["start"\]: expected 2 start states, got 3'):
         VectorEnvironment(made, 2).reset(options={"start": made.start(0, 3)})
+    with pytest.raises(InputError, match=r"start.x: expected \(2, 1, 2\), got \(2, 2, 3\)"):
+        VectorEnvironment(made, 2).reset(options={"start": task("double3d-stop").start(0, 2)})
     for arguments, message in (
         ({"num_envs": 0}, "num_envs: expected at least one environment, got 0"),
         ({"N": 3}, "N: expected None beside a Task"),
