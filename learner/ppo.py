@@ -42,7 +42,7 @@ class Config(settings.Config):
 
 PRESETS = {
     "paper": {"minibatches": 32},
-    "cpu": {"epochs": 40, "k": 128},
+    "cpu": {"epochs": 30, "k": 128, "gamma": 0.98, "std": 0.3},
 }
 
 

@@ -46,7 +46,7 @@ class Config(settings.Config):
 
 PRESETS = {
     "paper": {},
-    "cpu": {"epochs": 30, "updates": 2},
+    "cpu": {"epochs": 22, "updates": 2, "gamma": 0.98},
 }
 
 
