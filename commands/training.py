@@ -79,6 +79,7 @@ def _create_run(options):
         preset = "cpu" if taichi_sim.runtime.torch_device().type == "cpu" else "paper"
     expect(preset in presets, "preset", f"auto, {', '.join(presets)}", repr(preset))
     config = settings.from_dict(kind, presets[preset] | _chosen(options, kind))
+    config.check_task(task)
     about = {"task": task.name, "horizon": task.N, "learner": learner, "preset": preset}
     about |= {"config": dataclasses.asdict(config), "definition": task.definition(), "environment": environment()}
     return Run.create(options.run or _new_folder(f"runs/{task.name}-{learner}-s{config.seed}"), about)

@@ -29,7 +29,7 @@ class Config(settings.Config):
 
 PRESETS = {
     "paper": {"epochs": 1000},
-    "cpu": {"epochs": 200, "k": 256},
+    "cpu": {"epochs": 200, "k": 128, "steps": 2, "clip": 0.1},
 }
 
 

@@ -39,6 +39,12 @@ class Config(settings.Config):
     std: float = setting(0.5, "of the exploration at the start, in units of the limit", 1e-9)
     reward_scale: float = setting(0.1, "reward of an uncontrolled step, as the learner sees it", 1e-9)
 
+    def check_task(self, task: Task):
+        expect(task.N % self.window == 0, "window", f"a divisor of the horizon of {task.N} steps", self.window)
+        samples = self.k * self.window
+        expect(samples % self.minibatches == 0, "minibatches", f"a divisor of {samples} samples", self.minibatches)
+        expect(samples > self.minibatches, "minibatches", f"fewer than {samples}, the samples", self.minibatches)
+
 
 PRESETS = {
     "paper": {"minibatches": 32},
@@ -61,10 +67,6 @@ def actor_layers(model: stable_baselines3.PPO) -> list[nn.Linear]:
 
 def model_of(task: Task, config: Config, policy: Policy, scale: float) -> stable_baselines3.PPO:
     """A PPO whose mean action is that of `policy`; rewards are multiplied by `scale`."""
-    expect(task.N % config.window == 0, "window", f"a divisor of the horizon of {task.N} steps", config.window)
-    samples = config.k * config.window
-    expect(samples % config.minibatches == 0, "minibatches", f"a divisor of {samples} samples", config.minibatches)
-    expect(samples > config.minibatches, "minibatches", f"fewer than {samples}, the samples", config.minibatches)
     torch.manual_seed(seeds.number(seeds.NETWORKS, config.seed, 0))
     networks = {
         "net_arch": [WIDTH, WIDTH],
@@ -77,7 +79,7 @@ def model_of(task: Task, config: Config, policy: Policy, scale: float) -> stable
         Gaussian,
         Episodes(task, config.k, scale),
         n_steps=config.window,
-        batch_size=samples // config.minibatches,
+        batch_size=config.k * config.window // config.minibatches,
         n_epochs=config.passes,
         gamma=config.gamma,
         gae_lambda=config.trace,
@@ -95,9 +97,9 @@ def train(task: Task, config: Config, run: Run, on_epoch: Callable[[dict], None]
 
     Seeds torch's and NumPy's global generators. on_epoch: called with each row that is added to log.csv
     """
+    training = Training(task, config, run, on_epoch)
     policy = Policy(task, config.seed)
     model = model_of(task, config, policy, config.reward_scale / resting_cost(task))
-    training = Training(task, config, run, on_epoch)
     unpack("ppo", training.tensors, model.policy, model.policy.optimizer)
     copy_layers(actor_layers(model), policy.layers)
 

@@ -6,6 +6,7 @@ Files that are rewritten go to a temporary name first, are synced and renamed, s
 from __future__ import annotations
 
 import csv
+import importlib.metadata
 import json
 import os
 import platform
@@ -50,6 +51,7 @@ def environment() -> dict:
         "precision": str(runtime.dtype()).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         **runtime.versions(),
+        **{name: importlib.metadata.version(name) for name in ("stable-baselines3", "gymnasium")},
     }
 
 

@@ -43,6 +43,10 @@ class Config(settings.Config):
     std: float = setting(0.3, "of the exploration at the start, in units of the limit", 1e-9)
     reward_scale: float = setting(0.1, "reward of an uncontrolled step, as the learner sees it", 1e-9)
 
+    def check_task(self, task: Task):
+        expect(self.warmup < task.N, "warmup", f"fewer steps than the horizon's {task.N}", self.warmup)
+        expect(self.buffer >= self.k, "buffer", f"room for a step of {self.k} environments", self.buffer)
+
 
 PRESETS = {
     "paper": {},
@@ -58,8 +62,6 @@ def actor_layers(model: stable_baselines3.SAC) -> list[nn.Linear]:
 
 def model_of(task: Task, config: Config, policy: Policy, scale: float) -> stable_baselines3.SAC:
     """A SAC whose deterministic action is that of `policy`; rewards are multiplied by `scale`."""
-    expect(config.warmup < task.N, "warmup", f"fewer steps than the horizon's {task.N}", config.warmup)
-    expect(config.buffer >= config.k, "buffer", f"room for a step of {config.k} environments", config.buffer)
     torch.manual_seed(seeds.number(seeds.NETWORKS, config.seed, 0))
     networks = {
         "net_arch": [WIDTH, WIDTH],
@@ -92,9 +94,9 @@ def train(task: Task, config: Config, run: Run, on_epoch: Callable[[dict], None]
 
     Seeds torch's and NumPy's global generators. on_epoch: called with each row that is added to log.csv
     """
+    training = Training(task, config, run, on_epoch)
     policy = Policy(task, config.seed)
     model = model_of(task, config, policy, config.reward_scale / resting_cost(task))
-    training = Training(task, config, run, on_epoch)
     if training.tensors:
         _restore(model, training.tensors, training.state)
     copy_layers(actor_layers(model), policy.layers)

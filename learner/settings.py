@@ -6,6 +6,7 @@ import dataclasses
 import math
 
 from taichi_sim.errors import InputError, expect
+from tasks import Task
 
 
 def setting(default, help: str, least=None, most=None):
@@ -52,3 +53,6 @@ class Config:
 
     def __post_init__(self):
         check(self)
+
+    def check_task(self, task: Task):
+        """Raise `InputError` where a setting does not suit the task; called before a run begins."""

@@ -43,6 +43,9 @@ class Config(settings.Config):
     clip: float = setting(1.0, "largest norm of a gradient", 1e-9)
     std: float = setting(0.37, "of the noise before the tanh, at the start; then it is learned", 1e-9, 10.0)
 
+    def check_task(self, task: Task):
+        expect(isinstance(task.reward, Quadratic), "task", "a reward that each step has its share of", task.reward)
+
 
 PRESETS = {
     "paper": {"epochs": 1000, "k": 256},
@@ -107,7 +110,6 @@ def train(task: Task, config: Config, run: Run, on_epoch: Callable[[dict], None]
 
     An epoch is an episode of each of the k rollouts, and so N/h windows. Each rollout starts anew once in it.
     """
-    expect(isinstance(task.reward, Quadratic), "task", "a reward that each step has its share of", task.reward)
     training = Training(task, config, run, on_epoch)
     policy, noise = Policy(task, config.seed), Noise(task, config.std)
     critic = Critic(policy, config.seed)

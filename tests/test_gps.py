@@ -6,7 +6,7 @@ import math
 import pytest
 import systems
 import torch
-from test_learning import Cut, equal, poisoned, timeless
+from test_learning import poisoned, timeless
 from torch.distributions import MultivariateNormal, kl_divergence
 
 from learner import gps
@@ -128,26 +128,6 @@ def test_it_improves_the_return_on_fresh_states(task, tmp_path):
     for row, after in zip(rows, rows[1:], strict=False):
         assert after["kl_limit"] == max(1.0, gps.adjusted(row["kl_limit"], row["expected"], row["actual"]))
         assert 0.2 <= after["std"] * (1 + 1e-9) and after["std"] <= row["std"] < 0.5
-
-
-def test_a_run_that_was_cut_off_ends_as_if_it_had_not_been(task, tmp_path):
-    """Weights, Adam's moments, memory, covariance, step size and log: equal bit for bit."""
-    made = task("pendulum2d-stop", N)
-
-    def stop(row):
-        if row["epoch"] == 2:
-            raise Cut
-
-    whole, cut = Run.create(tmp_path / "whole", {}), Run.create(tmp_path / "cut", {})
-    gps.train(made, SMALL, whole)
-    with pytest.raises(Cut):
-        gps.train(made, SMALL, cut, on_epoch=stop)
-    again = Run.open(cut.path)
-    gps.train(made, SMALL, again)
-    assert timeless(again) == timeless(whole) and len(timeless(whole)) == 4
-    (tensors, state), (other, other_state) = whole.load(), again.load()
-    assert equal(tensors, other) and "covariance" in tensors and "memory/001/weights" in tensors
-    assert all(state[name] == other_state[name] for name in ("kl", "eta", "epoch", "samples"))
 
 
 def test_a_run_repeats_and_another_seed_is_another_run(task, tmp_path):

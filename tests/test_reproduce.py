@@ -4,10 +4,12 @@ import csv
 import json
 import os
 import pathlib
+import signal
 import subprocess
-import sys
+import time
 
 import pytest
+from processes import PODS, children
 
 from commands import experiments, results
 from commands.experiments import EXPERIMENTS, Entry, Variant
@@ -17,8 +19,9 @@ ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
 def pods(*arguments, cwd):
-    command = [sys.executable, ROOT / "pods.py", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        [*PODS, *map(str, arguments)], cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=300
+    )
 
 
 REPRODUCE = ("reproduce", "fig3", "--seeds", "0", "--learners", "bptt", "--budget-minutes", "0.01")
@@ -70,6 +73,30 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(tmp_path):
     done = pods("reproduce", "fig3", "--seeds", "0", "--learners", "pods1", "--preset", "cpu", cwd=tmp_path)
     assert done.returncode == 1
     assert "pendulum2d-stop pods1 seed 0: exit 2: " in done.stdout and "config.json" in done.stdout
+
+
+def test_ctrl_c_ends_the_trainings_too(tmp_path):
+    """Exit 130 within ten seconds, no process left behind, and the learner's folder is there to go on with."""
+    command = [*PODS, *REPRODUCE[:-1], "5", "--jobs", "2"]
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore Ctrl-C
+    )
+    log = tmp_path / "runs/reproduce/5min/pendulum2d-stop-n50/pilot-bptt/log.csv"
+    while not log.exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    trainings = children("train", process.pid)
+    assert len(trainings) == 1
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=10)
+    assert process.returncode == 130 and error.strip() == "pods: interrupted"
+    assert not any(pathlib.Path(f"/proc/{child}").exists() for child in trainings)
 
 
 @pytest.mark.parametrize("flags, message", (
