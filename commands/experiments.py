@@ -88,6 +88,30 @@ _TRIED = {
         {"passes": 4, "gamma": 0.98, "trace": 0.9},
         {"passes": 2, "minibatches": 2, "k": 64},
     ),
+    "gps": (
+        {},
+        {"memory": 4},
+        {"kl": 1.0, "kl_least": 1.0, "std_least": 0.1},
+        {"kl_least": 0.1, "std_least": 0.03},
+        {"k": 64, "batch": 2048},
+        {"steps": 240, "batch": 512},
+    ),
+    "ppo": (
+        {},
+        {"rate": 1e-3},
+        {"gamma": 0.99},
+        {"std": 0.5},
+        {"k": 512, "passes": 3, "minibatches": 16, "rate": 5e-4},
+        {"minibatches": 16, "passes": 5},
+    ),
+    "sac": (
+        {},
+        {"updates": 1},
+        {"gamma": 0.99},
+        {"batch": 128, "updates": 4},
+        {"tau": 0.02, "target_entropy": -3.0},
+        {"std": 0.6, "rate": 3e-4},
+    ),
 }
 
 
