@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import signal
 import sys
 
 from commands import checking, judging, reproducing, training, watching
@@ -17,8 +18,13 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"pods: {message}\n")
 
 
+class Terminated(BaseException):
+    """SIGTERM, raised where the process is."""
+
+
 def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         return options.run_command(options) or 0
     except InputError as error:
@@ -27,6 +33,14 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\npods: interrupted", file=sys.stderr)
         return 130
+    except Terminated:
+        print("pods: terminated", file=sys.stderr)
+        return 143
+
+
+def _terminate(number, frame):
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends the process at once
+    raise Terminated
 
 
 def _parser() -> Parser:

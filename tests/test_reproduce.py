@@ -75,8 +75,12 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(tmp_path):
     assert "pendulum2d-stop pods1 seed 0: exit 2: " in done.stdout and "config.json" in done.stdout
 
 
-def test_ctrl_c_ends_the_trainings_too(tmp_path):
-    """Exit 130 within ten seconds, no process left behind, and the learner's folder is there to go on with."""
+@pytest.mark.parametrize("number, code, line", (
+    (signal.SIGINT, 130, "pods: interrupted"),
+    (signal.SIGTERM, 143, "pods: terminated"),
+))  # fmt: skip
+def test_what_ends_reproduce_ends_its_trainings_too(tmp_path, number, code, line):
+    """The exit code within ten seconds, no process left behind, and the learner's folder is there to go on with."""
     command = [*PODS, *REPRODUCE[:-1], "5", "--jobs", "2"]
     process = subprocess.Popen(
         command,
@@ -93,9 +97,9 @@ def test_ctrl_c_ends_the_trainings_too(tmp_path):
         time.sleep(0.05)
     trainings = children("train", process.pid)
     assert len(trainings) == 1
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, error = process.communicate(timeout=10)
-    assert process.returncode == 130 and error.strip() == "pods: interrupted"
+    assert process.returncode == code and error.strip() == line
     assert not any(pathlib.Path(f"/proc/{child}").exists() for child in trainings)
 
 
