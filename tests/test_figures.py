@@ -18,10 +18,11 @@ import taichi_sim
 from learner.policy import Policy
 from learner.rollouts import closed_loop
 from taichi_sim import InputError
-from viz import figures
+from viz import experiments, figures
 from viz.figures import Log
 
 COLUMNS = ("epoch", "samples", "seconds", "return_validation", "return_validation_std")
+MEASURED = ("handle_speed_validation", "handle_speed_validation_std")
 
 
 def write_run(folder, task="pendulum2d-stop", learner="pods", seed=0, epochs=60, evaluated=True):
@@ -35,7 +36,7 @@ def write_run(folder, task="pendulum2d-stop", learner="pods", seed=0, epochs=60,
         cost = 9 + 90 * np.exp(-0.1 * n) * (1 + 0.3 * random.random())
         rows.append((n + 1, 19200 * (n + 1), 1.7 * (n + 1) + random.random(), -cost, 0.4 * cost))
     with open(folder / "log.csv", "w", newline="") as file:
-        csv.writer(file).writerows([(*COLUMNS, "more"), *((*row, 7) for row in rows)])
+        csv.writer(file).writerows([(*COLUMNS, *MEASURED, "more"), *((*row, 0.1 / row[0], 0.01, 7) for row in rows)])
     if evaluated:
         distance = None if task.endswith("stop") else 10 ** random.uniform(-5, -2)
         result = {"terminal_kinetic_energy": 10 ** random.uniform(-9, -4), "final_distance": distance}
@@ -52,8 +53,8 @@ def column(folder, name):
 @pytest.fixture
 def drawn(monkeypatch):
     """The figures that were saved."""
-    made, save = [], figures._save
-    monkeypatch.setattr(figures, "_save", lambda figure, stem: made.append(figure) or save(figure, stem))
+    made, save = [], figures.save
+    monkeypatch.setattr(figures, "save", lambda figure, stem: made.append(figure) or save(figure, stem))
     return made
 
 
@@ -61,7 +62,7 @@ def drawn(monkeypatch):
 def sketched(monkeypatch):
     """The figures that would have been saved."""
     made = []
-    monkeypatch.setattr(figures, "_save", lambda figure, stem: made.append(figure))
+    monkeypatch.setattr(figures, "save", lambda figure, stem: made.append(figure))
     return made
 
 
@@ -87,6 +88,8 @@ def check_legible(figure):
             shown = [tick for tick in ticks if low - near <= tick.get_loc() <= high + near]
             texts += [label for tick in shown for label in (tick.label1, tick.label2)]
         texts += axes.get_legend().get_texts() if axes.get_legend() else []
+    texts += [text for legend in figure.legends for text in legend.get_texts()]
+    texts += [text for text in (figure._supxlabel, figure._supylabel) if text is not None]
     texts = [text for text in texts if text.get_visible() and text.get_text().strip()]
     boxes = [text.get_window_extent(pen) for text in texts]
     for text, box in zip(texts, boxes, strict=True):
@@ -192,6 +195,35 @@ def test_metrics_are_means_over_seeds_and_their_range(many, tmp_path, drawn):
         spans = sorted((p.get_x(), p.get_x() + p.get_width()) for p in patches)
         assert all(a[1] <= b[0] + 1e-9 for a, b in itertools.pairwise(spans))
     check_legible(figure)
+
+
+@pytest.mark.parametrize("names, learners", ((("pendulum2d-stop",), 3), (tuple("abcdefghijk"), 7)))
+def test_panels_show_a_column_of_the_log_for_every_task_and_learner(tmp_path, drawn, names, learners):
+    """One panel or eleven, every learner in each but one: means over seeds against wall time, and names that fit."""
+    labels = [f"learner-{n}" for n in range(learners)]
+    runs = {
+        (task, label, seed): write_run(tmp_path / task / f"{label}-{seed}", task=task, learner=label, seed=seed)
+        for task in names
+        for label in labels
+        for seed in (0, 1)
+        if (task, label) != (names[0], labels[0])
+    }
+    logs = [Log.read(path, label) for (_, label, _), path in runs.items()]
+    for column_, sign in (("handle_speed", 1), ("return", -1)):
+        stem = tmp_path / "out" / column_
+        check_files(experiments.panels(logs, column_, "a quantity [m]", stem), stem)
+        figure = drawn.pop()
+        assert [axes.get_title() for axes in figure.axes] == sorted(names)
+        for axes in figure.axes:
+            for line in axes.lines:
+                here = [runs[axes.get_title(), line.get_label(), seed] for seed in (0, 1)]
+                value = np.mean([column(run, f"{column_}_validation") for run in here], 0)
+                assert line.get_ydata() == pytest.approx(sign * value, rel=1e-12)
+                assert line.get_xdata() == pytest.approx(np.mean([column(run, "seconds") for run in here], 0))
+        shown = [{line.get_label() for line in axes.lines} for axes in figure.axes]
+        assert shown[0] == set(labels[1:]) and all(found == set(labels) for found in shown[1:])
+        assert {text.get_text() for text in figure.legends[0].get_texts()} == set().union(*shown)
+        check_legible(figure)
 
 
 def test_learners_are_told_apart_in_grey(many, tmp_path, sketched):

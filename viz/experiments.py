@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from .figures import COLOURS, STYLES, Log, _figure, _save
+from . import figures
+from .figures import COLOURS, STYLES, Log
 
 ACROSS = 4  # panels
+INCHES = 1.3  # of a learner's name in the legend
 
 
 def panels(logs: list[Log], name: str, title: str, stem: Path) -> list[Path]:
@@ -18,7 +20,7 @@ def panels(logs: list[Log], name: str, title: str, stem: Path) -> list[Path]:
     tasks, learners = sorted({log.task for log in logs}), list(dict.fromkeys(log.label for log in logs))
     across = min(ACROSS, len(tasks))
     down = -(-len(tasks) // across)
-    figure = _figure(3.4 * across, 0.6 + 2.6 * down)
+    figure = figures.new_figure(3.4 * across, 0.6 + 2.6 * down)
     grid = figure.subplots(down, across, squeeze=False).flatten()
     sign = -1 if name == "return" else 1
     for task, axes in zip(tasks, grid, strict=False):
@@ -41,5 +43,8 @@ def panels(logs: list[Log], name: str, title: str, stem: Path) -> list[Path]:
     figure.supxlabel("wall time [s]")
     figure.supylabel(title)
     lines = {line.get_label(): line for axes in grid[: len(tasks)] for line in axes.get_lines()}
-    figure.legend(lines.values(), lines.keys(), loc="outside upper center", ncols=len(lines), fontsize="small")
-    return _save(figure, stem)
+    fit = max(1, int(figure.get_figwidth() / INCHES))
+    figure.legend(
+        lines.values(), lines.keys(), loc="outside upper center", ncols=min(fit, len(lines)), fontsize="small"
+    )
+    return figures.save(figure, stem)

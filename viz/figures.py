@@ -62,7 +62,7 @@ def learning_curves(logs: list[Log], stem: Path) -> list[Path]:
     Of several seeds the mean, half their standard deviation shaded; of one, half that over its start states, upwards.
     """
     tasks = sorted({log.task for log in logs})
-    figure = _figure(10.0, 0.4 + 2.8 * len(tasks))
+    figure = new_figure(10.0, 0.4 + 2.8 * len(tasks))
     grid = figure.subplots(len(tasks), 3, squeeze=False, sharey="row")
     for task, row in zip(tasks, grid, strict=True):
         for n, learner in enumerate(_learners(logs)):
@@ -84,7 +84,7 @@ def learning_curves(logs: list[Log], stem: Path) -> list[Path]:
             axes.grid(alpha=0.3)
         row[0].set(ylabel="cost −V", title=task)
         row[2].legend(fontsize="small")
-    return _save(figure, stem)
+    return save(figure, stem)
 
 
 def metrics(logs: list[Log], stem: Path) -> list[Path]:
@@ -95,7 +95,7 @@ def metrics(logs: list[Log], stem: Path) -> list[Path]:
     judged = [log for log in logs if log.evaluation is not None]
     expect(len(judged) > 0, "run", "at least one finished run, with an evaluation.json", "none")
     tasks, learners = sorted({log.task for log in judged}), _learners(judged)
-    figure = _figure(max(8.0, 0.9 * len(tasks) * len(learners)), 3.6)
+    figure = new_figure(max(8.0, 0.9 * len(tasks) * len(learners)), 3.6)
     names = [name for name in METRICS if any(log.evaluation[name] is not None for log in judged)]
     for axes, name in zip(figure.subplots(1, len(names)), names, strict=True):
         for n, learner in enumerate(learners):
@@ -113,12 +113,12 @@ def metrics(logs: list[Log], stem: Path) -> list[Path]:
         axes.set_xticks(range(len(tasks)), tasks, rotation=30, ha="right", fontsize="small")
         axes.grid(alpha=0.3, axis="y")
     figure.axes[-1].legend(fontsize="small")
-    return _save(figure, stem)
+    return save(figure, stem)
 
 
 def trajectories(task: Task, performances: list[tuple[str, Trajectory]], stem: Path) -> list[Path]:
     """Handle, payload, speed and actions over time, of the first rollout of each (name, rows)."""
-    figure = _figure(8.0, 8.4)
+    figure = new_figure(8.0, 8.4)
     panels = figure.subplots(4, 1, sharex=True)
     axes_names = "xyz"[: task.system.dim] if task.system.dim == 3 else "xz"
     mass = task.system.mass / task.system.mass.sum()
@@ -144,7 +144,7 @@ def trajectories(task: Task, performances: list[tuple[str, Trajectory]], stem: P
     panels[0].set_title(task.name)
     for axes in panels[[0, 2]]:
         axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    return _save(figure, stem)
+    return save(figure, stem)
 
 
 def jacobian(task: Task, S: np.ndarray, stem: Path) -> list[Path]:
@@ -157,7 +157,7 @@ def jacobian(task: Task, S: np.ndarray, stem: Path) -> list[Path]:
     N, n_s, _, m = S.shape
     whole = np.abs(S.reshape(N * n_s, N * m))
     norm = LogNorm(1e-6 * whole.max(), whole.max())
-    figure = _figure(10.0, 5.4)
+    figure = new_figure(10.0, 5.4)
     left, right = figure.subplots(1, 2, width_ratios=(3, 1))
     picture = left.imshow(
         _pooled(whole), norm=norm, cmap="viridis", extent=(0, N, N, 0), aspect="auto", interpolation="nearest"
@@ -170,7 +170,7 @@ def jacobian(task: Task, S: np.ndarray, stem: Path) -> list[Path]:
     right.set_xticks(range(m))
     right.set(title=f"∂s_{last + 1}/∂a_{first}", xlabel="action", ylabel="handle, positions, velocities")
     figure.colorbar(picture, ax=[left, right], label="magnitude; white is zero")
-    return _save(figure, stem)
+    return save(figure, stem)
 
 
 def _pooled(matrix: np.ndarray) -> np.ndarray:
@@ -185,7 +185,7 @@ def _learners(logs: list[Log]) -> list[str]:
     return sorted({log.label for log in logs})
 
 
-def _figure(width: float, height: float):
+def new_figure(width: float, height: float):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -194,7 +194,7 @@ def _figure(width: float, height: float):
     return figure
 
 
-def _save(figure, stem: Path) -> list[Path]:
+def save(figure, stem: Path) -> list[Path]:
     """STEM.png and STEM.svg."""
     paths = [stem.with_name(f"{stem.name}.{suffix}") for suffix in ("png", "svg")]
     try:
