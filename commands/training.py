@@ -25,6 +25,7 @@ def train(options):
     from viz.curves import learning_curve
 
     run = _create_run(options) if options.resume is None else _reopen_run(options)
+    run.lock()
     kind, _, run_training = LEARNERS[run.config["learner"]]
     config, task = settings.from_dict(kind, run.config["config"]), task_of(run)
     about = f"{run.config['learner']}, {config.k} rollouts an epoch, {config.epochs} epochs"

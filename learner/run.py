@@ -6,6 +6,7 @@ Files that are rewritten go to a temporary name first, are synced and renamed, s
 from __future__ import annotations
 
 import csv
+import fcntl
 import importlib.metadata
 import json
 import os
@@ -60,7 +61,7 @@ class Run:
 
     def __init__(self, path: Path, config: dict):
         self.path, self.config = path, config
-        self._log = None
+        self._log = self._lock = None
 
     @staticmethod
     def create(path: str | Path, config: dict) -> Run:
@@ -86,6 +87,16 @@ class Run:
         version = config.get("version") if isinstance(config, dict) else None
         expect(version == VERSION, f"{path}/config.json", f"version {VERSION}", version)
         return Run(path, config)
+
+    def lock(self):
+        """Hold the folder until this process ends. Raises `InputError` where another process holds it."""
+        if self._lock is not None:
+            return
+        self._lock = open(self.path / ".lock", "a")
+        try:
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError(f"run: expected a folder that no other process trains in, got {self.path}") from None
 
     # Log
 

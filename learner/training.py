@@ -31,6 +31,7 @@ class Training:
 
     def __init__(self, task: Task, config: Config, run: Run, on_epoch: Callable[[dict], None]):
         config.check_task(task)
+        run.lock()
         self.task, self.config, self.run, self.on_epoch = task, config, run, on_epoch
         self.tensors, self.state = run.load() if run.checkpoints() else ({}, {})
         self._first, self._seconds = self.state.get("epoch", 0), self.state.get("seconds", 0.0)

@@ -7,6 +7,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import time
 
 import matplotlib.image
 import pytest
@@ -212,3 +213,25 @@ def test_an_interrupted_training_says_so_and_goes_on(tmp_path):
     assert interrupt(["train", "--resume", "run"], tmp_path, "epoch ") == (130, "pods: interrupted")
     epochs = [row["epoch"] for row in log(tmp_path / "run")]
     assert len(epochs) >= before and epochs == [str(n + 1) for n in range(len(epochs))]
+
+
+def test_a_second_process_is_kept_out_of_a_run(tmp_path):
+    """While one trains, --resume of its folder is refused; once that is gone, killed, it is not."""
+    arguments = ["train", "pendulum2d-stop", *map(str, TINY), "--epochs", "100000", "--run", "run"]
+    process = subprocess.Popen([*PODS, *arguments], cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.DEVNULL)
+    try:
+        while not (tmp_path / "run/log.csv").exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        refused(
+            second := pods("train", "--resume", "run", cwd=tmp_path),
+            "run: expected a folder that no other process trains in, got run",
+        )
+        assert second.stdout == "" and process.poll() is None
+    finally:
+        process.kill()
+        process.wait()
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    config["config"]["epochs"] = len(log(tmp_path / "run")) + 1
+    (tmp_path / "run/config.json").write_text(json.dumps(config))
+    assert pods("train", "--resume", "run", cwd=tmp_path).returncode == 0
