@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import signal
 import sys
-
-from commands import checking, judging, reproducing, training, watching
-from taichi_sim.errors import InputError
 
 
 class Parser(argparse.ArgumentParser):
@@ -18,32 +14,37 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"pods: {message}\n")
 
 
-class Terminated(BaseException):
-    """SIGTERM, raised where the process is."""
-
-
 def main(arguments: list[str] | None = None) -> int:
+    from commands.signals import Terminated, raise_on_signals
+
+    raise_on_signals()
+    try:
+        return _run(arguments)
+    except KeyboardInterrupt as stop:
+        return _stopped("interrupted", stop, 130)
+    except Terminated as stop:
+        return _stopped("terminated", stop, 143)
+
+
+def _run(arguments: list[str] | None) -> int:
+    from taichi_sim.errors import InputError
+
     options = _parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, _terminate)
     try:
         return options.run_command(options) or 0
     except InputError as error:
         print(f"pods: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("\npods: interrupted", file=sys.stderr)
-        return 130
-    except Terminated:
-        print("pods: terminated", file=sys.stderr)
-        return 143
 
 
-def _terminate(number, frame):
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends the process at once
-    raise Terminated
+def _stopped(how: str, stop: BaseException, code: int) -> int:
+    print(f"pods: {'; '.join((how, *stop.args))}", file=sys.stderr)
+    return code
 
 
 def _parser() -> Parser:
+    from commands import checking, judging, reproducing, training, watching
+
     parser = Parser(prog="pods", description=__doc__)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 

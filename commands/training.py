@@ -12,6 +12,7 @@ from taichi_sim.errors import expect
 
 from .report import Progress, show_evaluation
 from .runs import begin, begin_as, open_run, task_of
+from .signals import Terminated
 
 VIDEO_PATIENCE = 600.0  # s for the video after a training
 
@@ -32,8 +33,12 @@ def train(options):
     print(f"{task.name}: {about} -> {run.path}")
     if run.config["learner"] in DIRECTIONS:
         print(f"memory: {plan(task, config.k)}", flush=True)
-    with Progress(config.epochs) as progress:
-        policy = run_training(task, config, run, on_epoch=progress.show)
+    try:
+        with Progress(config.epochs) as progress:
+            policy = run_training(task, config, run, on_epoch=progress.show)
+    except (KeyboardInterrupt, Terminated) as stop:
+        stop.args = (f"epochs saved: {len(run.rows())}; go on with: pods train --resume {run.path}",)
+        raise
     best = reference.load(task)
     result = judge(task, policy, best)
     result["training_seconds"] = run.rows()[-1]["seconds"]

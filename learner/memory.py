@@ -10,6 +10,8 @@ import torch
 from tasks import Task
 
 SHARE = 0.5  # of the available memory that rollouts may take
+# Bytes on a CPU: then a kernel runs for seconds, a few at most, and Ctrl-C, which waits for its end, is heard.
+LAUNCH = {"cpu": 2**28, "cuda": 2**63}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,12 +35,13 @@ class Plan:
 def plan(task: Task, k: int, available: int | None = None) -> Plan:
     """The largest chunk whose improvement takes at most half of the `available` bytes (default: what is free now).
 
-    An improvement is simulated open loop, where a rollout's bits do not depend on its neighbours: the chunk changes
-    nothing but the memory.
+    On a CPU it is also small enough for kernels of seconds. An improvement is simulated open loop, where a rollout's
+    bits do not depend on its neighbours: the chunk changes no bit.
     """
     free = _available(task.simulator.device) if available is None else available
     each = task.simulator.bytes_per_rollout(task.N)
-    return Plan(k, max(1, min(k, int(SHARE * free) // each)), each, free)
+    most = min(int(SHARE * free), LAUNCH[task.simulator.device.type])
+    return Plan(k, max(1, min(k, most // each)), each, free)
 
 
 def _available(device: torch.device) -> int:

@@ -60,20 +60,21 @@ def train(
         played = closed_loop(task, policy, start)
         failed = int((~played.ok).sum())
         training.expect_few_failures(failed, config.k)
-        before = task.simulator.rollout(start[played.ok], played.a[played.ok])
         training.lap("rollout")
         parts = []
-        for rows in torch.arange(len(before)).split(memory_plan.chunk):
-            direction = find_direction(task, before[rows])
+        for rows in torch.nonzero(played.ok).flatten().split(memory_plan.chunk):
+            before = task.simulator.rollout(start[rows], played.a[rows])
+            training.lap("rollout")
+            direction = find_direction(task, before)
             training.lap("direction")
-            parts.append(line_search(task, before[rows], direction))
+            parts.append(line_search(task, before, direction))
             training.lap("line_search")
         better = Improvement.joined(parts)
         memory = [*memory, Samples.of(task, better.trajectory)][-config.memory :]
         rates = schedule(config, epoch)
         loss = imitate(policy, optimiser, Samples.joined(memory), config.steps, config.batch, rates, config.seed, epoch)
         training.lap("imitation")
-        ok = before.ok
+        ok = better.value_before > -torch.inf
         training.end_epoch(
             policy,
             config.k * task.N,

@@ -4,7 +4,6 @@ import csv
 import json
 import os
 import pathlib
-import signal
 import subprocess
 import sys
 import time
@@ -180,39 +179,6 @@ def test_resuming_a_finished_run_trains_no_further(trained):
     done = pods("train", "--resume", "run", cwd=run.parent)
     assert done.returncode == 0 and "epoch " not in done.stdout
     assert log(run) == before and (run / "checkpoints" / "000002.safetensors").read_bytes() == checkpoint
-
-
-def interrupt(arguments, cwd, first):
-    """Start `pods` with `arguments`, press Ctrl-C once its third line starts with `first`; exit code and stderr."""
-    process = subprocess.Popen(
-        [*PODS, *arguments],
-        cwd=cwd,
-        env=ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore Ctrl-C
-    )
-    try:
-        assert process.stdout.readline().startswith("pendulum2d-stop: pods")
-        assert process.stdout.readline().startswith("memory: ")
-        assert process.stdout.readline().startswith(first)
-        process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    return process.returncode, said.strip()
-
-
-def test_an_interrupted_training_says_so_and_goes_on(tmp_path):
-    """Ctrl-C after the first epoch, and again after --resume: 130, one line, and every epoch is logged once."""
-    arguments = ["train", "pendulum2d-stop", *TINY, "--epochs", "100000", "--run", "run"]
-    assert interrupt(arguments, tmp_path, "epoch    1/100000") == (130, "pods: interrupted")
-    before = len(log(tmp_path / "run"))
-    assert before >= 1
-    assert interrupt(["train", "--resume", "run"], tmp_path, "epoch ") == (130, "pods: interrupted")
-    epochs = [row["epoch"] for row in log(tmp_path / "run")]
-    assert len(epochs) >= before and epochs == [str(n + 1) for n in range(len(epochs))]
 
 
 def test_a_second_process_is_kept_out_of_a_run(tmp_path):
