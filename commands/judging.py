@@ -29,7 +29,7 @@ def list_tasks(options):
 def evaluate(options):
     from learner import reference
     from learner.evaluation import evaluate as judge
-    from learner.run import write_json
+    from learner.files import write_json
 
     run = open_run(options.run)
     begin_as(run, options)

@@ -42,7 +42,7 @@ def read(entry: Entry, folder: Path) -> Result | None:
 
 def write_results(name: str, listed: list[Entry], folder: Path, output: Path) -> list[Path]:
     """OUTPUT/NAME.csv, NAME.md and the figure, if the experiment has one."""
-    from learner.run import write
+    from learner.files import write
 
     found = [result for entry in listed if (result := read(entry, folder)) is not None]
     if not found:

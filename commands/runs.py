@@ -54,9 +54,10 @@ def task_of(run):
 
 
 def policy_of(run, task):
+    from learner.files import load_module
     from learner.policy import Policy
 
     tensors, _ = run.load()
     policy = Policy(task, run.config["config"]["seed"])
-    policy.load_state_dict({k.removeprefix("policy/"): t for k, t in tensors.items() if k.startswith("policy/")})
+    load_module(policy, "policy", tensors)
     return policy

@@ -20,9 +20,9 @@ VIDEO_PATIENCE = 600.0  # s for the video after a training
 def train(options):
     from learner import LEARNERS, reference, settings
     from learner.evaluation import evaluate as judge
+    from learner.files import write_json
     from learner.memory import plan
     from learner.pods import DIRECTIONS
-    from learner.run import write_json
     from viz.curves import learning_curve
 
     run = _create_run(options) if options.resume is None else _reopen_run(options)

@@ -27,6 +27,7 @@ from taichi_sim import Trajectory
 from tasks import Task
 
 from . import seeds, settings
+from .files import number
 from .imitation import Samples, imitate, remember, remembered, schedule
 from .linear_gaussian import Controllers, Model, Outcome, constrained_controllers
 from .linearisation import cost_curvature, cost_gradients, dynamics, policy_gain, state_vector
@@ -88,10 +89,13 @@ def train(task: Task, config: Config, run: Run, on_epoch: Callable[[dict], None]
     policy = Policy(task, config.seed)
     optimiser = torch.optim.Adam(policy.parameters(), lr=config.rate)
     unpack("policy", training.tensors, policy, optimiser)
-    memory = remembered(Targets, training.tensors, policy.limit.device)
-    first = (config.std * task.limit) ** 2 * torch.eye(task.system.actions, dtype=task.simulator.dtype)
-    covariance = training.tensors.get("covariance", first).to(task.simulator.device)
-    kl, guess = training.state.get("kl", config.kl), training.state.get("eta", 1.0)
+    n, m = task.observation_size, task.system.actions
+    memory = remembered(Targets, training, observations=(n,), actions=(m,), weights=(m, m))
+    covariance = (config.std * task.limit) ** 2 * torch.eye(m, dtype=task.simulator.dtype, device=policy.limit.device)
+    kl, guess = config.kl, 1.0
+    if training.tensors:
+        covariance = training.tensor("covariance", covariance)
+        kl, guess = number(training.state, "kl"), number(training.state, "eta")
 
     for epoch in training.epochs():
         start = task.start(seeds.starts(config.seed, epoch), config.k)

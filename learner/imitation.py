@@ -10,7 +10,7 @@ from taichi_sim import Trajectory
 from tasks import Task
 
 from . import seeds
-from .training import cosine
+from .training import Training, cosine
 
 # Samples differentiated at a time. On a CPU a step on 600,000 samples takes 2.4 s in pieces of 4,096, whose activations
 # stay in the cache, and 4.6 s in one (two cores); a GPU wants large pieces.
@@ -87,8 +87,11 @@ def remember(memory: list[Samples]) -> dict[str, torch.Tensor]:
     return {f"memory/{n:03d}/{name}": getattr(memory[n], name) for n, name in fields}
 
 
-def remembered(kind: type[Samples], tensors: dict[str, torch.Tensor], device: torch.device) -> list[Samples]:
-    """What `remember` put into a checkpoint."""
-    epochs = sorted({name.split("/")[1] for name in tensors if name.startswith("memory/")})
-    names = [f.name for f in dataclasses.fields(kind)]
-    return [kind(*(tensors[f"memory/{n}/{name}"].to(device) for name in names)) for n in epochs]
+def remembered(kind: type[Samples], training: Training, **sizes: tuple[int, ...]) -> list[Samples]:
+    """What `remember` put into the training's checkpoint; `sizes`: of one sample's numbers, by field."""
+    memory, device = [], training.task.simulator.device
+    for n in sorted({name.split("/")[1] for name in training.tensors if name.startswith("memory/")}):
+        rows = len(training.tensors.get(f"memory/{n}/actions", ()))
+        fields = {name: torch.empty(rows, *size, device=device) for name, size in sizes.items()}
+        memory.append(kind(**{name: training.tensor(f"memory/{n}/{name}", like) for name, like in fields.items()}))
+    return memory

@@ -52,7 +52,8 @@ def train(
     policy = Policy(task, config.seed)
     optimiser = torch.optim.Adam(policy.parameters(), lr=config.rate)
     unpack("policy", training.tensors, policy, optimiser)
-    memory = remembered(Samples, training.tensors, policy.limit.device)
+    sizes = {"observations": (task.observation_size,), "actions": (task.system.actions,)}
+    memory = remembered(Samples, training, **sizes)
     memory_plan = plan(task, config.k)
 
     for epoch in training.epochs():

@@ -15,11 +15,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from taichi_sim import State, Trajectory
-from taichi_sim.errors import InputError
 from tasks import TEST_STATES, Task
 
-from . import run, seeds
+from . import seeds
 from .directions import gauss_newton
+from .files import write
 from .line_search import line_search
 from .objective import cost_gradient, projected_gradient
 
@@ -64,13 +64,7 @@ def load(task: Task) -> Reference | None:
 def store(task: Task, reference: Reference):
     tensors = {field.name: getattr(reference, field.name) for field in dataclasses.fields(Reference)}
     metadata = {"digest": task.digest(), "task": json.dumps(task.definition(), sort_keys=True)}
-    try:
-        FOLDER.mkdir(exist_ok=True)
-        run.write(path(task), save(tensors, metadata))
-    except OSError as error:
-        raise InputError(
-            f"reference: expected a folder that can be written, got {FOLDER} ({error.strerror})"
-        ) from error
+    write(path(task), save(tensors, metadata))
 
 
 def improve(

@@ -1,7 +1,4 @@
-"""A run is a folder: config.json, log.csv, checkpoints/, evaluation.json and figures.
-
-Files that are rewritten go to a temporary name first, are synced and renamed, so that a crash leaves the old one.
-"""
+"""A run is a folder: config.json, log.csv, checkpoints/, evaluation.json and figures."""
 
 from __future__ import annotations
 
@@ -9,38 +6,18 @@ import csv
 import fcntl
 import importlib.metadata
 import json
-import os
 import platform
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 
 from taichi_sim import runtime
 from taichi_sim.errors import InputError, expect
 
+from .files import read_json, read_tensors, write, write_json, write_tensors
+
 VERSION = 1  # of the folder's layout
 KEEP = 2  # checkpoints
-
-
-def write(path: Path, data: bytes):
-    """Replace `path` by `data` so that after a crash it holds the old or the new bytes, whole."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def write_json(path: Path, value):
-    write(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
 
 def environment() -> dict:
@@ -52,7 +29,7 @@ def environment() -> dict:
         "precision": str(runtime.dtype()).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         **runtime.versions(),
-        **{name: importlib.metadata.version(name) for name in ("stable-baselines3", "gymnasium")},
+        **{name: importlib.metadata.version(name) for name in ("pods", "stable-baselines3", "gymnasium")},
     }
 
 
@@ -69,23 +46,17 @@ class Run:
         path = Path(path)
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise InputError(f"run: expected a new folder, got {path}, which is not empty")
-        try:
-            (path / "checkpoints").mkdir(parents=True, exist_ok=True)
-            config = json.loads(json.dumps({"version": VERSION, **config}))  # as `open` will find it
-            write_json(path / "config.json", config)
-        except OSError as error:
-            raise InputError(f"run: expected a folder that can be written, got {path} ({error.strerror})") from error
+        config = json.loads(json.dumps({"version": VERSION, **config}))  # as `open` will find it
+        write_json(path / "config.json", config)
         return Run(path, config)
 
     @staticmethod
     def open(path: str | Path) -> Run:
         path = Path(path)
-        try:
-            config = json.loads((path / "config.json").read_text())
-        except (OSError, ValueError) as error:
-            raise InputError(f"run: expected a run folder with a config.json, got {path}") from error
-        version = config.get("version") if isinstance(config, dict) else None
-        expect(version == VERSION, f"{path}/config.json", f"version {VERSION}", version)
+        expect((path / "config.json").exists(), "run", "a run folder with a config.json", path)
+        config = read_json(path / "config.json")
+        found, wrote = config.get("version"), _versions(config)
+        expect(found == VERSION, f"{path}/config.json", f"layout version {VERSION}", f"{found!r}, written by {wrote}")
         return Run(path, config)
 
     def lock(self):
@@ -101,13 +72,16 @@ class Run:
     # Log
 
     def log(self, row: dict):
-        """Append a row to log.csv and flush it; the first row sets the columns."""
-        if self._log is None:
-            self._log = open(self.path / "log.csv", "a", newline="")
-            if self._log.tell() == 0:
-                csv.writer(self._log).writerow(row)
-        csv.writer(self._log).writerow(row.values())
-        self._log.flush()
+        """Append a row to log.csv and flush it; the first row sets the columns. Raises `InputError` on a full disk."""
+        try:
+            if self._log is None:
+                self._log = open(self.path / "log.csv", "a", newline="")
+                if self._log.tell() == 0:
+                    csv.writer(self._log).writerow(row)
+            csv.writer(self._log).writerow(row.values())
+            self._log.flush()
+        except OSError as error:
+            raise InputError(f"{self.path}/log.csv: expected room for a row, got {error.strerror!r}") from error
 
     def rows(self) -> list[dict]:
         """log.csv as dictionaries of numbers; a torn last line is left out."""
@@ -130,9 +104,8 @@ class Run:
 
     def save(self, epoch: int, tensors: dict[str, torch.Tensor], state: dict):
         """Write the checkpoint after `epoch` epochs, one file, and drop all but the last two."""
-        metadata = {"state": json.dumps({"version": VERSION, "epoch": epoch, **state})}
-        data = save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, metadata)
-        write(self.path / "checkpoints" / f"{epoch:06d}.safetensors", data)
+        path = self.path / "checkpoints" / f"{epoch:06d}.safetensors"
+        write_tensors(path, tensors, {"version": VERSION, "epoch": epoch, **state})
         for old in self.checkpoints()[:-KEEP]:
             old.unlink()
 
@@ -141,11 +114,18 @@ class Run:
 
     def load(self) -> tuple[dict[str, torch.Tensor], dict]:
         """Tensors and state of the newest checkpoint that can be read."""
+        reason = "none"
         for path in reversed(self.checkpoints()):
             try:
-                with safe_open(path, "pt") as file:
-                    tensors = {name: file.get_tensor(name) for name in file.keys()}
-                    return tensors, json.loads(file.metadata()["state"])
-            except (SafetensorError, KeyError, TypeError, ValueError, OSError):
-                continue
-        raise InputError(f"run: expected a readable checkpoint in {self.path}/checkpoints, got none")
+                return read_tensors(path)
+            except InputError as error:
+                reason = error
+        raise InputError(f"run: expected a readable checkpoint in {self.path}/checkpoints, got {reason}")
+
+
+def _versions(config: dict) -> str:
+    """The packages that wrote a folder, as far as it says."""
+    where = config.get("environment")
+    known = where if isinstance(where, dict) else {}
+    said = [f"{name} {known[name]}" for name in ("pods", "torch", "taichi") if name in known]
+    return ", ".join(said) or "an unknown version"

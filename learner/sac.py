@@ -15,6 +15,7 @@ from tasks import Task
 
 from . import seeds, settings
 from .baselines import Episodes, Whitening, copy_layers, play
+from .files import integer, load_module
 from .policy import WIDTH, Policy
 from .rollouts import resting_cost
 from .run import Run
@@ -98,7 +99,7 @@ def train(task: Task, config: Config, run: Run, on_epoch: Callable[[dict], None]
     policy = Policy(task, config.seed)
     model = model_of(task, config, policy, config.reward_scale / resting_cost(task))
     if training.tensors:
-        _restore(model, training.tensors, training.state)
+        _restore(model, training)
     copy_layers(actor_layers(model), policy.layers)
 
     for epoch in training.epochs():
@@ -132,17 +133,22 @@ def _tensors(model: stable_baselines3.SAC) -> dict[str, torch.Tensor]:
     )
 
 
-def _restore(model: stable_baselines3.SAC, tensors: dict[str, torch.Tensor], state: dict):
+def _restore(model: stable_baselines3.SAC, training: Training):
     """Undo `_tensors`."""
-    unpack("actor", tensors, model.actor, model.actor.optimizer)
-    unpack("critic", tensors, model.critic, model.critic.optimizer)
-    model.critic_target.load_state_dict({name: tensors[f"target/{name}"] for name in model.critic_target.state_dict()})
-    model.log_ent_coef.data.copy_(tensors["temperature/log"])
-    moments = {name: tensors[f"adam/temperature/{name}"] for name in ("step", "exp_avg", "exp_avg_sq")}
-    device = model.log_ent_coef.device
-    moments = {name: tensor if name == "step" else tensor.to(device) for name, tensor in moments.items()}
-    model.ent_coef_optimizer.state[model.log_ent_coef] = moments
+    unpack("actor", training.tensors, model.actor, model.actor.optimizer)
+    unpack("critic", training.tensors, model.critic, model.critic.optimizer)
+    load_module(model.critic_target, "target", training.tensors)
+    log = model.log_ent_coef
+    log.data.copy_(training.tensor("temperature/log", log))
+    like = {"step": torch.zeros(()), "exp_avg": log, "exp_avg_sq": log}
+    moments = {name: training.tensor(f"adam/temperature/{name}", tensor) for name, tensor in like.items()}
+    model.ent_coef_optimizer.state[log] = moments
     buffer = model.replay_buffer
+    position, full = integer(training.state, "buffer_position"), training.state.get("buffer_full")
+    expect(type(full) is bool, "buffer_full", "true or false in the checkpoint", repr(full))
+    expect(position < buffer.buffer_size, "buffer_position", f"below {buffer.buffer_size}", position)
+    rows = buffer.buffer_size if full else position
     for name in STORED:
-        getattr(buffer, name)[: len(tensors[f"replay/{name}"])] = tensors[f"replay/{name}"].numpy()
-    buffer.pos, buffer.full = state["buffer_position"], state["buffer_full"]
+        place = getattr(buffer, name)[:rows]
+        place[...] = training.tensor(f"replay/{name}", torch.from_numpy(place)).numpy()
+    buffer.pos, buffer.full = position, full

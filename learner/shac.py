@@ -19,6 +19,7 @@ from taichi_sim.errors import expect
 from tasks import Quadratic, Task
 
 from . import seeds, settings
+from .files import load_module
 from .policy import WIDTH, Policy
 from .returns import td_lambda
 from .rollouts import differentiable, resting_cost
@@ -49,7 +50,7 @@ class Config(settings.Config):
 
 PRESETS = {
     "paper": {"epochs": 1000, "k": 256},
-    "cpu": {"epochs": 150, "k": 128},
+    "cpu": {"epochs": 150, "k": 64, "passes": 2, "minibatches": 2},
 }
 
 
@@ -123,14 +124,16 @@ def train(task: Task, config: Config, run: Run, on_epoch: Callable[[dict], None]
     scale = resting_cost(task)
     h = window(config, task.N)
     windows = task.N // h
-    group = (
-        torch.arange(config.k, device=task.simulator.device) % windows
-    )  # whose rollouts start anew in window group[i] of every epoch
+    # Rollout i starts anew in window group[i] of every epoch.
+    group = torch.arange(config.k, device=task.simulator.device) % windows
     begin = task.start(seeds.starts(config.seed, 0), config.k)
-    state, so_far = begin, torch.full_like(begin.x[:, 0, 0], torch.nan)  # returns of the running episodes
+    state, so_far = begin, torch.zeros_like(begin.x[:, 0, 0])  # so_far: returns of the running episodes,
+    counted = torch.zeros_like(so_far, dtype=torch.bool)  # where those have been seen from their start and do not fail
     if training.tensors:
-        target.load_state_dict(_part(training.tensors, "target", so_far.device))
-        state, so_far = State(**_part(training.tensors, "state", so_far.device)), training.tensors["so_far"].to(so_far)
+        load_module(target, "target", training.tensors)
+        names = [f.name for f in dataclasses.fields(State)]
+        state = State(*(training.tensor(f"state/{name}", getattr(begin, name)) for name in names))
+        so_far, counted = training.tensor("so_far", so_far), training.tensor("counted", counted)
 
     for epoch in training.epochs():
         begin = task.start(seeds.starts(config.seed, epoch), config.k)
@@ -138,7 +141,8 @@ def train(task: Task, config: Config, run: Run, on_epoch: Callable[[dict], None]
         epsilon = torch.randn(config.k, task.N, task.system.actions, generator=generator).to(so_far.device)
         returns, losses, norms, failed = [], [], [], torch.zeros_like(so_far, dtype=torch.bool)
         for w in range(windows):
-            state, so_far = _restarted(state, begin, group == w), so_far.masked_fill(group == w, 0.0)
+            new = group == w
+            state, so_far, counted = _restarted(state, begin, new), so_far.masked_fill(new, 0.0), counted | new
             actor_adam.param_groups[0]["lr"] = cosine(config, epoch + w / windows)
             critic_adam.param_groups[0]["lr"] = actor_adam.param_groups[0]["lr"] * config.critic_rate / config.rate
             part = iter(epsilon[:, w * h : (w + 1) * h].unbind(1))
@@ -154,10 +158,8 @@ def train(task: Task, config: Config, run: Run, on_epoch: Callable[[dict], None]
             for slow, fast in zip(target.parameters(), critic.parameters(), strict=True):
                 slow.lerp_(fast.detach(), 1 - config.smoothing)
             training.lap("critic")
-            so_far = torch.where(ok, so_far + scale * rewards.sum(1), torch.nan)
-            failed |= ~ok
-            ended = so_far[group == (w + 1) % windows]
-            returns.append(ended[~ended.isnan()])
+            so_far, counted, failed = so_far + scale * rewards.sum(1), counted & ok, failed | ~ok
+            returns.append(so_far[(group == (w + 1) % windows) & counted])
         training.expect_few_failures(int(failed.sum()), config.k)
         training.end_epoch(
             policy,
@@ -174,6 +176,7 @@ def train(task: Task, config: Config, run: Run, on_epoch: Callable[[dict], None]
                 **{f"target/{name}": tensor for name, tensor in target.state_dict().items()},
                 **{f"state/{f.name}": getattr(state, f.name) for f in dataclasses.fields(State)},
                 "so_far": so_far,
+                "counted": counted,
             },
         )
     return policy
@@ -205,7 +208,3 @@ def _restarted(state: State, begin: State, which: torch.Tensor) -> State:
     fields = (f.name for f in dataclasses.fields(State))
     pairs = ((getattr(begin, name), getattr(state, name)) for name in fields)
     return State(*(torch.where(which.view(-1, *[1] * (new.ndim - 1)), new, old) for new, old in pairs))
-
-
-def _part(tensors: dict[str, torch.Tensor], prefix: str, device: torch.device) -> dict[str, torch.Tensor]:
-    return {k.removeprefix(f"{prefix}/"): t.to(device) for k, t in tensors.items() if k.startswith(f"{prefix}/")}

@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import nn
 
-from taichi_sim import InputError
+from taichi_sim.errors import InputError, expect
 from tasks import Task
 
 from . import seeds
 from .evaluation import AFTER, metrics
+from .files import check_tensor, integer, load_module, number
 from .policy import Policy
 from .rollouts import closed_loop
 from .run import Run
@@ -34,8 +35,9 @@ class Training:
         run.lock()
         self.task, self.config, self.run, self.on_epoch = task, config, run, on_epoch
         self.tensors, self.state = run.load() if run.checkpoints() else ({}, {})
-        self._first, self._seconds = self.state.get("epoch", 0), self.state.get("seconds", 0.0)
-        self._samples = self.state.get("samples", 0)
+        self._first = integer(self.state, "epoch") if self.state else 0
+        self._seconds = number(self.state, "seconds") if self.state else 0.0
+        self._samples = integer(self.state, "samples") if self.state else 0
         self._validation = task.start(seeds.VALIDATION_SEED, VALIDATION_STATES)
         run.rewind(self._first)
 
@@ -46,6 +48,13 @@ class Training:
                 break
             self._epoch, self._laps, self._last = epoch, collections.defaultdict(float), time.perf_counter()
             yield epoch
+
+    def tensor(self, name: str, like: torch.Tensor) -> torch.Tensor:
+        """`name` from the checkpoint, on the device of `like`, whose shape and dtype it must have."""
+        found = self.tensors.get(name)
+        expect(found is not None, name, "a tensor in the checkpoint", "none")
+        check_tensor(name, found, like)
+        return found.to(like.device)
 
     def lap(self, phase: str):
         """Charge the time since the last lap to `phase`; waits for the device, so that each pays for its own work."""
@@ -102,14 +111,17 @@ def pack(name: str, module: nn.Module, optimiser: torch.optim.Optimizer) -> dict
 
 
 def unpack(name: str, tensors: dict[str, torch.Tensor], module: nn.Module, optimiser: torch.optim.Optimizer):
-    """Undo `pack`; nothing where `tensors` is empty."""
+    """Undo `pack`; nothing where `tensors` is empty. Raises `InputError` where they do not fit the module."""
     if not tensors:
         return
-    module.load_state_dict({key: tensors[f"{name}/{key}"] for key in module.state_dict()})
+    load_module(module, name, tensors)
     for key, parameter in module.named_parameters():
-        prefix = f"adam/{name}/{key}/"
-        found = {full.removeprefix(prefix): t for full, t in tensors.items() if full.startswith(prefix)}
-        optimiser.state[parameter] = {k: t if k == "step" else t.to(parameter.device) for k, t in found.items()}
+        moments = {moment: tensors.get(f"adam/{name}/{key}/{moment}") for moment in ("step", "exp_avg", "exp_avg_sq")}
+        for moment, tensor in moments.items():
+            expect(tensor is not None, f"adam/{name}/{key}/{moment}", "a tensor in the checkpoint", "none")
+            like = torch.zeros(()) if moment == "step" else parameter
+            check_tensor(f"adam/{name}/{key}/{moment}", tensor, like)
+        optimiser.state[parameter] = {k: t if k == "step" else t.to(parameter.device) for k, t in moments.items()}
 
 
 def cosine(config, epoch: float) -> float:

@@ -337,7 +337,7 @@ def test_two_checkpoints_are_kept_and_one_must_be_readable(tmp_path):
     assert torch.equal(tensors["tensor"], torch.tensor([4.0, 4.0])) and (state["epoch"], state["note"]) == (4, 4)
     for path in run.checkpoints():
         path.write_bytes(b"no checkpoint")
-    with pytest.raises(InputError, match="run: expected a readable checkpoint in .*, got none"):
+    with pytest.raises(InputError, match="run: expected a readable checkpoint in .*, got .*000003.*: expected"):
         run.load()
 
 
@@ -350,7 +350,7 @@ def test_a_run_is_made_only_where_nothing_is(tmp_path):
         with pytest.raises(InputError, match="run: expected a new folder"):
             Run.create(tmp_path / taken, {})
     assert (tmp_path / "file").read_text() == "mine"
-    with pytest.raises(InputError, match="run: expected a folder that can be written"):
+    with pytest.raises(InputError, match="config.json: expected a place for .* bytes, got 'Not a directory'"):
         Run.create(tmp_path / "file" / "below", {})
 
 
@@ -358,10 +358,16 @@ def test_a_run_of_another_version_or_none_is_not_opened(tmp_path):
     run = Run.create(tmp_path / "run", {})
     assert Run.open(run.path).config["version"] == 1
     for text, message in (
-        ('{"version": 2}', "config.json: expected version 1, got 2"),
-        ("{}", "config.json: expected version 1, got None"),
-        ("[1]", "config.json: expected version 1, got None"),
-        ('{"version": 1', "run: expected a run folder with a config.json"),
+        ('{"version": 2}', "config.json: expected layout version 1, got 2, written by an unknown version"),
+        (
+            '{"version": 0, "environment": {"pods": "0.0.1", "torch": "2.5"}}',
+            "config.json: expected layout version 1, got 0, written by pods 0.0.1, torch 2.5",
+        ),
+        ("{}", "config.json: expected layout version 1, got None"),
+        ("[1]", "config.json: expected a JSON object, got list"),
+        ('{"version": 1', "config.json: expected JSON, got something else"),
+        ("[" * 100_000, "config.json: expected JSON, got something else"),
+        (" " * 2_000_000, "config.json: expected at most 1,048,576 bytes"),
     ):
         (run.path / "config.json").write_text(text)
         with pytest.raises(InputError, match=message):
