@@ -16,13 +16,17 @@ def open_run(path):
 
     run = Run.open(path)
     fields = {"task": str, "horizon": int, "learner": str, "config": dict, "definition": dict, "environment": dict}
-    for name, kind in fields.items():
-        found = run.config.get(name)
-        expect(isinstance(found, kind), f"{run.path}/config.json, {name}", kind.__name__, repr(found))
+    _expect_fields(run.config, fields, f"{run.path}/config.json")
     expect(run.config["learner"] in LEARNERS, "learner", f"one of {', '.join(LEARNERS)}", repr(run.config["learner"]))
-    for name in ("device_type", "precision", "threads"):
-        expect(name in run.config["environment"], f"{run.path}/config.json, environment", f"a {name}", "none")
+    where = {"device_type": str, "precision": str, "threads": int}
+    _expect_fields(run.config["environment"], where, f"{run.path}/config.json, environment")
     return run
+
+
+def _expect_fields(values: dict, fields: dict[str, type], where: str):
+    for name, kind in fields.items():
+        found = values.get(name)
+        expect(type(found) is kind, f"{where}, {name}", kind.__name__, repr(found)[:80])
 
 
 def begin(options):

@@ -126,6 +126,9 @@ def _opened(path: Path):
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise InputError(f"{path}: expected a file that can be read, got {error.strerror!r}") from error
-    with open(descriptor, "rb") as file:
+    try:
         expect(stat.S_ISREG(os.fstat(descriptor).st_mode), str(path), "a regular file", "another kind")
-        yield file
+        with open(descriptor, "rb", closefd=False) as file:
+            yield file
+    finally:
+        os.close(descriptor)
