@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import taichi_sim
-from taichi_sim.errors import expect
+from taichi_sim.errors import InputError, expect
 
 from .report import Progress, show_evaluation
 from .runs import begin, begin_as, open_run, task_of
@@ -36,6 +36,12 @@ def train(options):
     try:
         with Progress(config.epochs) as progress:
             policy = run_training(task, config, run, on_epoch=progress.show)
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        said = f"expected room for {config.k} rollouts an epoch, got an allocation that failed"
+        fits = max(1, min(config.k // 2, plan(task, config.k).fits))
+        raise InputError(f"memory: {said}; epochs saved: {len(run.rows())}; a new run fits with --k {fits}") from error
     except (KeyboardInterrupt, Terminated) as stop:
         stop.args = (f"epochs saved: {len(run.rows())}; go on with: pods train --resume {run.path}",)
         raise
@@ -47,6 +53,14 @@ def train(options):
     show_evaluation(result)
     if options.video:
         _film(run, best is not None)
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """torch tells of it by a RuntimeError on a CPU, Taichi by another one."""
+    import torch
+
+    words = ("can't allocate memory", "out of memory", "Failed to allocate", "Cannot allocate memory")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(word in str(error) for word in words)
 
 
 def _film(run, known: bool):

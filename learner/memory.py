@@ -26,6 +26,11 @@ class Plan:
     per_rollout: int
     available: int
 
+    @property
+    def fits(self) -> int:
+        """How many rollouts would be improved at once without a shortage."""
+        return int(SHARE * self.available) // self.per_rollout
+
     def __str__(self):
         need, have = self.k * self.per_rollout / 2**20, self.available / 2**20
         parts = "at once" if self.chunk == self.k else f"{self.chunk} at a time"
