@@ -126,6 +126,7 @@ def _parser() -> Parser:
         "doctor", checking.doctor, "Check this machine: versions, devices, Vulkan, precision and a 5-second self-test."
     )
     sub.add_argument("--stress", metavar="TASK", help="instead: random rollouts of a task at the velocity limit")
+    sub.add_argument("--failures", metavar="RUN", help="instead: the rollouts that stopped a run, simulated again")
     sub.add_argument("--steps", type=_integer, default=100_000, help="of those rollouts (default 100000)")
     return parser
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from taichi_sim.errors import expect
 
-from .runs import begin
+from .runs import begin, begin_as, open_run, task_of
 
 
 def check_gradients(options):
@@ -25,6 +25,8 @@ def doctor(options):
 
     if options.stress is not None:
         return _stress(options)
+    if options.failures is not None:
+        return _failures(options)
     return 0 if examine(options.device, options.precision, print) else 1
 
 
@@ -42,3 +44,25 @@ def _stress(options):
     print(f"  numbers not finite     {found.not_finite}")
     print(f"  linear solves a step   {found.iterations[0]:.2f}, at most {found.iterations[1]}")
     return 0 if found.clean else 1
+
+
+def _failures(options):
+    """The rollouts that stopped a run, simulated again."""
+    from collections import Counter
+    from pathlib import Path
+
+    from learner import failures
+    from taichi_sim import Status
+
+    run = open_run(options.failures)
+    begin_as(run, options)
+    now, then = failures.replay(Path(options.failures) / "failures.safetensors", task_of(run))
+    print(f"{len(then)} rollouts that failed, first bad step and what it said: then, and simulated again")
+    for title, rows in (("then", then), ("now", now)):
+        bad = rows.status != Status.OK
+        steps = [int(row.nonzero()[0]) if bool(row.any()) else -1 for row in bad]
+        words = Counter(
+            "converged" if t < 0 else Status(int(rows.status[i, t])).name.lower() for i, t in enumerate(steps)
+        )
+        print(f"  {title:5} {', '.join(f'{n} {word}' for word, n in sorted(words.items()))}; steps {steps[:10]}")
+    return 0 if bool(now.ok.all()) else 1

@@ -55,7 +55,7 @@ def train(task: Task, config: Config, run: Run, on_epoch: Callable[[dict], None]
             optimiser.param_groups[0]["lr"] = cosine(config, epoch + step / config.steps)
             optimiser.zero_grad()
             cost, values = loss(task, policy, start[rows])
-            training.expect_few_failures(len(rows) - len(values), len(rows))
+            training.expect_few(len(rows) - len(values), len(rows))
             training.lap("rollout")
             (cost / scale).backward()
             norms.append(torch.nn.utils.clip_grad_norm_(policy.parameters(), config.clip).item())

@@ -102,7 +102,7 @@ def train(task: Task, config: Config, run: Run, on_epoch: Callable[[dict], None]
         played = closed_loop(task, policy, start)
         ok = played.ok
         failed = int((~ok).sum())
-        training.expect_few_failures(failed, config.k)
+        training.expect_few_failures(played)
         played = played[ok]
         training.lap("rollout")
         parts = []

@@ -60,7 +60,7 @@ def train(
         start = task.start(seeds.starts(config.seed, epoch), config.k)
         played = closed_loop(task, policy, start)
         failed = int((~played.ok).sum())
-        training.expect_few_failures(failed, config.k)
+        training.expect_few_failures(played)
         training.lap("rollout")
         parts = []
         for rows in torch.nonzero(played.ok).flatten().split(memory_plan.chunk):

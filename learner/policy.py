@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from tasks import Task
+from tasks import FAR, Task
 
 WIDTH = 256
 SCALE_STATES = 256  # rollouts from which the scale of the observations is taken
@@ -50,8 +50,8 @@ class Policy(nn.Module):
         return self.layers[-1](y)
 
     def whitened(self, observation: torch.Tensor) -> torch.Tensor:
-        """What goes into the first layer: W (o − mean), float32."""
-        return (observation.float() - self.mean) @ self.whiten
+        """What goes into the first layer: W (o − mean), float32, with o clipped to ±`FAR`."""
+        return (observation.clamp(-FAR, FAR).float() - self.mean) @ self.whiten
 
 
 def _observation_scale(task: Task):

@@ -158,9 +158,10 @@ def train(task: Task, config: Config, run: Run, on_epoch: Callable[[dict], None]
             for slow, fast in zip(target.parameters(), critic.parameters(), strict=True):
                 slow.lerp_(fast.detach(), 1 - config.smoothing)
             training.lap("critic")
-            so_far, counted, failed = so_far + scale * rewards.sum(1), counted & ok, failed | ~ok
+            so_far = torch.where(ok, so_far + scale * rewards.sum(1), so_far)
+            counted, failed = counted & ok, failed | ~ok
             returns.append(so_far[(group == (w + 1) % windows) & counted])
-        training.expect_few_failures(int(failed.sum()), config.k)
+        training.expect_few(int(failed.sum()), config.k)
         training.end_epoch(
             policy,
             config.k * task.N,

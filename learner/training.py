@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import nn
 
+from taichi_sim import Trajectory
 from taichi_sim.errors import InputError, expect
 from tasks import Task
 
-from . import seeds
+from . import failures, seeds
 from .evaluation import AFTER, metrics
 from .files import check_tensor, integer, load_module, number
 from .policy import Policy
@@ -64,11 +65,18 @@ class Training:
         self._laps[phase] += now - self._last
         self._last = now
 
-    def expect_few_failures(self, failed: int, rollouts: int):
-        """Raise `InputError` if more rollouts failed than the setting `failures` tolerates."""
+    def expect_few_failures(self, rows: Trajectory):
+        """Raise `InputError` if more failed than the setting `failures` tolerates, and leave those in a file."""
+        failed, path = int((~rows.ok).sum()), self.run.path / "failures.safetensors"
+        if failed > self.config.failures * len(rows):
+            failures.store(path, self.task, rows)
+            self.expect_few(failed, len(rows), f"; {path} has them, see pods doctor --failures")
+
+    def expect_few(self, failed: int, rollouts: int, where: str = ""):
+        """`expect_few_failures` of learners that keep no trajectories; their run fails in the same way when resumed."""
         share = self.config.failures
         if failed > share * rollouts:
-            raise InputError(f"failures: expected at most {share:.0%} of rollouts, got {failed} of {rollouts}")
+            raise InputError(f"failures: expected at most {share:.0%} of rollouts, got {failed} of {rollouts}{where}")
 
     def end_epoch(self, policy: Policy, samples: int, returns: torch.Tensor, failed: int, **rest):
         """Validate, log and save.

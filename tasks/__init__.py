@@ -12,9 +12,9 @@ from taichi_sim.errors import InputError, expect
 from . import cable, cloth, double, pendulum, rope
 from .reward import Quadratic, Terminal
 from .shake import Lift, Shake
-from .task import TEST_SEED, TEST_STATES, Task
+from .task import FAR, TEST_SEED, TEST_STATES, Task
 
-__all__ = ["TEST_SEED", "TEST_STATES", "Lift", "Quadratic", "Shake", "Task", "Terminal", "make", "names"]
+__all__ = ["FAR", "TEST_SEED", "TEST_STATES", "Lift", "Quadratic", "Shake", "Task", "Terminal", "make", "names"]
 
 _MAKERS = {**pendulum.TASKS, **double.TASKS, **cable.TASKS, **rope.TASKS, **cloth.TASKS}
 

@@ -29,7 +29,7 @@ from taichi_sim import State, Status
 from taichi_sim.errors import InputError, expect
 
 from . import make, names
-from .task import Task
+from .task import FAR, Task
 
 EPISODES = 10  # purpose of the start states drawn here, see learner.seeds
 
@@ -41,7 +41,8 @@ class VectorEnvironment(gymnasium.vector.VectorEnv):
     action: (num_envs, m) m/s, clipped to ±limit; anything `torch.as_tensor` takes, NaN raises `InputError`
     reward: (num_envs,), the term of `Task.rewards` for that row and action; their sum over an episode is the return
     terminated: always False. truncated: after N steps, or where the simulator's step failed. A failed step repeats
-        the row before it; `info["status"]` (num_envs,) tells, see `taichi_sim.Status`
+        the row before it; `info["status"]` (num_envs,) tells, see `taichi_sim.Status`. Observations and rewards of
+        what went astray are clipped to ±1000 m, 1000 m/s and −1000
 
     With autoreset_mode SAME_STEP an episode that ends begins again in the same step: the observation is the new
     start's, `info["final_obs"]` (num_envs, n_s) holds the last one where `info["_final_obs"]`, and
@@ -114,7 +115,7 @@ class VectorEnvironment(gymnasium.vector.VectorEnv):
             self._state, status = self.task.simulator.step(self._state, a)
             self._steps += 1
             last = self._steps >= self.task.N
-            reward = self.task.step_reward(self._state, a, last)
+            reward = self.task.step_reward(self._state, a, last).nan_to_num(-FAR).clamp(min=-FAR)
             observation = self._observe()
         truncated = last | (status != Status.OK)
         info = {"status": status, "_status": torch.ones_like(truncated)}
@@ -133,7 +134,7 @@ class VectorEnvironment(gymnasium.vector.VectorEnv):
 
     def _observe(self) -> torch.Tensor:
         state = self._state
-        return self.task.observe(state.x, state.v, state.p).float()
+        return self.task.observe(state.x, state.v, state.p).clamp(-FAR, FAR).float()
 
     def _draw(self, n: int) -> State:
         return self.task.start((EPISODES, int(self.np_random.integers(2**63))), n)

@@ -17,6 +17,7 @@ from .shake import Lift, Shake
 
 TEST_SEED = (0,)  # of the test states; no training uses it
 TEST_STATES = 1000
+FAR = 1e3  # m, m/s: a rollout that fails may have been beyond; networks are spared that
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
