@@ -6,12 +6,20 @@ import argparse
 import dataclasses
 import sys
 
+LONGEST = 600  # characters of a message
+
 
 class Parser(argparse.ArgumentParser):
     """Says what is wrong in one line and exits with 2."""
 
     def error(self, message):
-        self.exit(2, f"pods: {message}\n")
+        self.exit(2, f"pods: {_one_line(message)}\n")
+
+
+def _one_line(message) -> str:
+    """Whatever a file or a flag put into it: no control characters, and its middle left out where it is too long."""
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(message))
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -33,7 +41,7 @@ def _run(arguments: list[str] | None) -> int:
     try:
         return options.run_command(options) or 0
     except InputError as error:
-        print(f"pods: {error}", file=sys.stderr)
+        print(f"pods: {_one_line(error)}", file=sys.stderr)
         return 2
 
 

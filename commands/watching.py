@@ -60,6 +60,9 @@ def view(options):
 
 
 def plot(options):
+    from viz.encoder import check_folder
+
+    check_folder(Path(options.output), options.output)
     if options.runs[0] == "jacobian":
         return _plot_jacobian(options)
     from learner import reference

@@ -39,10 +39,11 @@ def write(path: Path, data: bytes):
             os.fsync(folder)
         finally:
             os.close(folder)
-    except OSError as error:
-        with contextlib.suppress(OSError):
+    except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
+        with contextlib.suppress(OSError, ValueError):
             temporary.unlink(missing_ok=True)
-        raise InputError(f"{path}: expected a place for {len(data):,} bytes, got {error.strerror!r}") from error
+        said = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"{path}: expected a place for {len(data):,} bytes, got {said!r}") from error
 
 
 def write_json(path: Path, value):

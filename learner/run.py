@@ -6,6 +6,7 @@ import csv
 import fcntl
 import importlib.metadata
 import json
+import os
 import platform
 from pathlib import Path
 
@@ -44,7 +45,7 @@ class Run:
     def create(path: str | Path, config: dict) -> Run:
         """A new folder at `path`, which must be empty or not exist. `config` is written to config.json."""
         path = Path(path)
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if os.path.exists(path) and (not path.is_dir() or any(path.iterdir())):
             raise InputError(f"run: expected a new folder, got {path}, which is not empty")
         config = json.loads(json.dumps({"version": VERSION, **config}))  # as `open` will find it
         write_json(path / "config.json", config)
@@ -53,7 +54,7 @@ class Run:
     @staticmethod
     def open(path: str | Path) -> Run:
         path = Path(path)
-        expect((path / "config.json").exists(), "run", "a run folder with a config.json", path)
+        expect(os.path.exists(path / "config.json"), "run", "a run folder with a config.json", path)
         config = read_json(path / "config.json")
         found, wrote = config.get("version"), _versions(config)
         expect(found == VERSION, f"{path}/config.json", f"layout version {VERSION}", f"{found!r}, written by {wrote}")

@@ -393,8 +393,8 @@ def test_the_jacobian_is_plotted_from_the_command_line(tmp_path):
     (("jacobian", "pendulum2d-stop", "--state", "1000"), "states: expected numbers of test states, 0 to 999"),
     (("nowhere",), "run: expected a run folder with config.json and log.csv, got nowhere"),
     (("pendulum2d-stop",), "run: expected a run folder with config.json and log.csv, got pendulum2d-stop"),
-    (("one", "two", "-o", "file.txt/figures"), "output: expected a folder to write to, got file.txt/figures"),
-    (("one", "two", "-o", "file.txt"), "output: expected a folder to write to, got file.txt"),
+    (("one", "two", "-o", "file.txt/figures"), "output: expected a place to write to, got file.txt/figures"),
+    (("one", "two", "-o", "file.txt"), "output: expected a place to write to, got file.txt"),
 ])  # fmt: skip
 def test_a_mistake_is_answered_in_one_line(tmp_path, monkeypatch, capfd, arguments, message):
     write_run(tmp_path / "one"), write_run(tmp_path / "two", "cloth-lay")

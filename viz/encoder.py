@@ -107,6 +107,17 @@ def check(path: str | Path, size: tuple[int, int]):
 def check_place(path: str | Path):
     """Raise `InputError` if no file can be written there; folders may still have to be made."""
     path = Path(path)
-    expect(not path.is_dir(), "output", "a file", f"the folder {path}")
-    folder = next((p for p in path.absolute().parents if p.exists()), Path("/"))
-    expect(folder.is_dir() and os.access(folder, os.W_OK), "output", "a place to write to", str(path))
+    expect(not os.path.isdir(path), "output", "a file", f"the folder {path}")
+    check_folder(path.absolute().parent, path)
+
+
+def check_folder(folder: Path, said: str | Path):
+    """Raise `InputError` if no file can be written in `folder`, which may still have to be made; `said`: its name."""
+    try:
+        there = next((p for p in (folder.absolute(), *folder.absolute().parents) if os.path.exists(p)), Path("/"))
+        good = there.is_dir() and os.access(there, os.W_OK) and not os.statvfs(there).f_flag & os.ST_RDONLY
+        longest = os.pathconf(there, "PC_NAME_MAX")
+        good = good and all("\0" not in part and len(os.fsencode(part)) <= longest for part in Path(said).parts)
+    except (OSError, ValueError):
+        good = False
+    expect(good, "output", "a place to write to", said)
