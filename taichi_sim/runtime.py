@@ -6,6 +6,9 @@ import contextlib
 import io
 import os
 import platform
+import tempfile
+import warnings
+from pathlib import Path
 
 import numpy as np
 import taichi as ti
@@ -33,6 +36,7 @@ def init(device: str = "auto", precision: str = "float64", threads: int | None =
         expect(now == (device, precision), "taichi_sim.init", f"{now}, as first started", (device, precision))
         return
     options = {} if threads is None else {"cpu_max_num_threads": threads}
+    cache = _cache()
     with contextlib.redirect_stdout(io.StringIO()):  # Taichi announces itself
         ti.init(
             arch=ti.cuda if device == "cuda" else ti.cpu,
@@ -40,11 +44,26 @@ def init(device: str = "auto", precision: str = "float64", threads: int | None =
             enable_fallback=False,
             fast_math=False,
             unrolling_limit=0,
-            offline_cache=True,
+            offline_cache=cache is not None,
+            offline_cache_file_path=str(cache or ""),
             log_level=ti.WARN if "TI_LOG_LEVEL" not in os.environ else None,
             debug=debug,
             **options,
         )
+
+
+def _cache() -> Path | None:
+    """Where compiled kernels are kept. None, and a warning, if nothing can be written there: Taichi would crash."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    cache = Path(home, "taichi", "ticache")
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=cache):
+            return cache
+    except OSError as error:
+        said = f"{cache} cannot be written ({error.strerror}): every process compiles its kernels again"
+        warnings.warn(said, RuntimeWarning, stacklevel=3)
+        return None
 
 
 def started() -> bool:
