@@ -36,7 +36,6 @@ def init(device: str = "auto", precision: str = "float64", threads: int | None =
         expect(now == (device, precision), "taichi_sim.init", f"{now}, as first started", (device, precision))
         return
     options = {} if threads is None else {"cpu_max_num_threads": threads}
-    cache = _cache()
     with contextlib.redirect_stdout(io.StringIO()):  # Taichi announces itself
         ti.init(
             arch=ti.cuda if device == "cuda" else ti.cpu,
@@ -44,16 +43,19 @@ def init(device: str = "auto", precision: str = "float64", threads: int | None =
             enable_fallback=False,
             fast_math=False,
             unrolling_limit=0,
-            offline_cache=cache is not None,
-            offline_cache_file_path=str(cache or ""),
+            offline_cache=True,
+            offline_cache_file_path=str(_cache()),
             log_level=ti.WARN if "TI_LOG_LEVEL" not in os.environ else None,
             debug=debug,
             **options,
         )
 
 
-def _cache() -> Path | None:
-    """Where compiled kernels are kept. None, and a warning, if nothing can be written there: Taichi would crash."""
+def _cache() -> Path:
+    """Where compiled kernels are kept. If nothing can be written there, a warning and a temporary folder.
+
+    Taichi itself ends such a process with a segmentation fault, cache asked for or not.
+    """
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     cache = Path(home, "taichi", "ticache")
     try:
@@ -63,7 +65,7 @@ def _cache() -> Path | None:
     except OSError as error:
         said = f"{cache} cannot be written ({error.strerror}): every process compiles its kernels again"
         warnings.warn(said, RuntimeWarning, stacklevel=3)
-        return None
+        return Path(tempfile.mkdtemp(prefix="ticache-"))
 
 
 def started() -> bool:
