@@ -14,6 +14,7 @@ import torch
 from processes import memory
 from safetensors.torch import save
 
+import taichi_sim
 import tasks
 from commands.runs import begin_as, open_run, task_of
 from learner import LEARNERS, files, pods, settings
@@ -317,13 +318,57 @@ def test_a_thousand_damaged_checkpoints_are_read_or_refused(task, run):
 ))  # fmt: skip
 def test_a_config_that_says_something_else_is_refused(tmp_path, change):
     """By the commands' reader, before anything of the run is used."""
-    made, config = tasks.make("pendulum3d-stop"), dataclasses.asdict(CONFIG)
-    genuine = {"version": 1, "task": made.name, "horizon": made.N, "learner": "pods", "config": config}
-    genuine |= {"definition": made.definition(), "environment": environment()}
-    read(tmp_path, genuine)
+    config = genuine_config()
+    read(tmp_path, config)
     with pytest.raises(InputError) as refused:
-        read(tmp_path, genuine | change)
+        read(tmp_path, config | change)
     assert "\n" not in str(refused.value)
+
+
+def genuine_config():
+    taichi_sim.init("cpu")
+    made = tasks.make("pendulum3d-stop")
+    config = {"version": 1, "task": made.name, "horizon": made.N, "learner": "pods"}
+    config |= {"config": dataclasses.asdict(CONFIG), "definition": made.definition(), "environment": environment()}
+    return json.loads(json.dumps(config))
+
+
+JUNK = (
+    None,
+    -1,
+    0,
+    0.5,
+    1e308,
+    2**70,
+    float("nan"),
+    True,
+    "",
+    "x",
+    "a\nb",
+    "../..",
+    "__import__('os')",
+    [],
+    [1],
+    {},
+    {"a": 1},
+)
+
+
+def test_five_hundred_configs_with_a_value_replaced_are_read_or_refused(tmp_path):
+    """Anywhere in the file, by anything; never another error, and one that is read has a setting or another changed."""
+    random, refused = np.random.default_rng(0), 0
+    for _ in range(500):
+        config = genuine_config()
+        place, key = config, None
+        while key is None or (isinstance(place[key], dict) and place[key] and random.random() < 0.8):
+            place = place if key is None else place[key]
+            key = list(place)[int(random.integers(len(place)))]
+        place[key] = JUNK[int(random.integers(len(JUNK)))]
+        try:
+            read(tmp_path, config)
+        except InputError:
+            refused += 1
+    assert 300 < refused < 500
 
 
 def read(folder, config):
