@@ -85,11 +85,11 @@ def another_task(config):
 
 
 DAMAGE = {
-    "torn": (lambda config: config[: len(config) // 2], "expected a run folder with a config.json"),
-    "no version": (without("version"), "expected version 1, got None"),
+    "torn": (lambda config: config[: len(config) // 2], "config.json: expected JSON, got something else"),
+    "no version": (without("version"), "expected layout version 1, got None"),
     "no learner": (without("learner"), "config.json, learner: expected str, got None"),
     "no environment": (without("environment"), "config.json, environment: expected dict, got None"),
-    "no threads": (lambda config: config.replace('"threads"', '"x"'), "environment: expected a threads, got none"),
+    "no threads": (lambda config: config.replace('"threads"', '"x"'), "environment, threads: expected int, got None"),
     "another learner": (
         lambda config: config.replace('"learner": "pods"', '"learner": "x"'),
         "learner: expected one of",
@@ -146,7 +146,7 @@ def test_training_leaves_a_whole_run_folder_and_plain_lines(trained):
     assert all(lines[n + 1].startswith(f"epoch    {n}/2  return -") for n in (1, 2))
     files = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
     checkpoints = {f"checkpoints/00000{n}.safetensors" for n in (1, 2)}
-    assert files == {"config.json", "log.csv", "evaluation.json", "curve.png"} | checkpoints
+    assert files == {".lock", "config.json", "log.csv", "evaluation.json", "curve.png"} | checkpoints
     config = json.loads((run / "config.json").read_text())
     assert (config["task"], config["horizon"], config["learner"]) == ("pendulum2d-stop", 20, "pods")
     assert (config["config"]["k"], config["config"]["steps"], config["config"]["epochs"]) == (8, 2, 2)

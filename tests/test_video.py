@@ -348,7 +348,7 @@ def test_training_without_ffmpeg_is_whole_and_says_so_in_one_line(trained):
     result = json.loads((folder / "dark" / "evaluation.json").read_text())
     assert result["return"] < 0 and result["failed"] == 0
     files = {path.name for path in (folder / "dark").iterdir()}
-    assert files == {"config.json", "log.csv", "evaluation.json", "curve.png", "checkpoints"}
+    assert files == {".lock", "config.json", "log.csv", "evaluation.json", "curve.png", "checkpoints"}
 
 
 VIDEO = ("--states", "0,3", "--best", "--size", "320x180", "--renderer", "plain", "--device", "cpu")
