@@ -41,9 +41,9 @@ def train(options):
             raise
         said = f"expected room for {config.k} rollouts an epoch, got an allocation that failed"
         fits = max(1, min(config.k // 2, plan(task, config.k).fits))
-        raise InputError(f"memory: {said}; epochs saved: {len(run.rows())}; a new run fits with --k {fits}") from error
+        raise InputError(f"memory: {said}; epochs saved: {run.saved}; a new run fits with --k {fits}") from error
     except (KeyboardInterrupt, Terminated) as stop:
-        stop.args = (f"epochs saved: {len(run.rows())}; go on with: pods train --resume {run.path}",)
+        stop.args = (f"epochs saved: {run.saved}; go on with: pods train --resume {run.path}",)
         raise
     best = reference.load(task)
     result = judge(task, policy, best)

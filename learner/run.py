@@ -113,6 +113,11 @@ class Run:
     def checkpoints(self) -> list[Path]:
         return sorted((self.path / "checkpoints").glob("[0-9]*.safetensors"))
 
+    @property
+    def saved(self) -> int:
+        """Epochs that the newest checkpoint holds; log.csv may have a row more."""
+        return int(self.checkpoints()[-1].stem) if self.checkpoints() else 0
+
     def load(self) -> tuple[dict[str, torch.Tensor], dict]:
         """Tensors and state of the newest checkpoint that can be read."""
         reason = "none"
