@@ -51,7 +51,7 @@ class Config(settings.Config):
 
 PRESETS = {
     "paper": {},
-    "cpu": {"epochs": 22, "updates": 2, "gamma": 0.98},
+    "cpu": {"epochs": 22, "updates": 2},
 }
 
 
