@@ -97,12 +97,12 @@ _TRIED = {
         {"steps": 240, "batch": 512},
     ),
     "ppo": (
-        {"gamma": 0.98},
         {},
-        {"std": 0.5},
-        {"rate": 1e-3},
-        {"k": 512, "passes": 3, "minibatches": 16, "rate": 5e-4},
-        {"minibatches": 16, "passes": 5},
+        {"gamma": 0.99},
+        {"gamma": 0.99, "std": 0.5},
+        {"gamma": 0.99, "rate": 1e-3},
+        {"gamma": 0.99, "k": 512, "passes": 3, "minibatches": 16, "rate": 5e-4},
+        {"gamma": 0.99, "minibatches": 16, "passes": 5},
     ),
     "sac": (
         {"gamma": 0.98},

@@ -48,7 +48,7 @@ class Config(settings.Config):
 
 PRESETS = {
     "paper": {"minibatches": 32},
-    "cpu": {"epochs": 30, "k": 128, "std": 0.3},
+    "cpu": {"epochs": 30, "k": 128, "gamma": 0.98, "std": 0.3},
 }
 
 
