@@ -21,7 +21,8 @@ class Variant:
 def pods(k: int) -> Variant:
     """PODS with k rollouts an epoch and settings that suit so many."""
     steps, memory = (120, 8) if k < 500 else (240, 2) if k < 4000 else (480, 1)
-    return Variant(f"pods-{k}", "pods", (("k", k), ("steps", steps), ("batch", 512), ("memory", memory)))
+    settings = (("k", k), ("steps", steps), ("batch", 512), ("memory", memory), ("rate", 3e-3))
+    return Variant(f"pods-{k}", "pods", settings)
 
 
 ORDINARY = tuple(Variant(name, name) for name in ("pods", "pods1", "bptt", "shac", "gps", "ppo", "sac"))

@@ -126,8 +126,9 @@ class Runner:
                 code, error = self._pods(path, *flags, "--minutes", minutes, "--epochs", 10**6, "--run", path)
                 if code:
                     raise InputError(f"{entry}: expected a pilot run to work, got exit {code}: {error}")
-        seconds = [row["seconds"] for row in Run.open(path).rows()]
-        each = seconds[0] if len(seconds) == 1 else (seconds[-1] - seconds[0]) / (len(seconds) - 1)
+        seconds = [0.0, *(row["seconds"] for row in Run.open(path).rows())]
+        late = len(seconds) // 2  # the first epochs compile kernels, and their rollouts are the hardest to improve
+        each = (seconds[-1] - seconds[late]) / (len(seconds) - 1 - late)
         return ["--epochs", max(1, int(SHARE * 60 * budget / each))]
 
     def _pods(self, path: Path, *arguments) -> tuple[int, str]:

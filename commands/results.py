@@ -101,9 +101,22 @@ def report(name: str, found: list[Result], missing: list[Entry]) -> str:
         )
     if name == "table1":
         lines += _paper(cells)
+    if name == "tuning":
+        lines += _settings(found)
     if missing:
         lines += ["## Not run", "", *(f"- {entry}" for entry in missing), ""]
     return "\n".join(lines)
+
+
+def _settings(found: list[Result]) -> list[str]:
+    """What each run set otherwise than the first of its learner; epochs follow from the budget."""
+    lines, first = ["## Settings", ""], {}
+    for r in found:
+        settings = {key: value for key, value in r.config["config"].items() if key not in ("epochs", "seed")}
+        base = first.setdefault(r.entry.variant.learner, settings)
+        changed = {key: value for key, value in settings.items() if base is settings or value != base[key]}
+        lines.append(f"- {r.entry.variant.label}: {', '.join(f'{key} {value:g}' for key, value in changed.items())}")
+    return [*lines, ""]
 
 
 def _row(words) -> list[str]:
