@@ -51,7 +51,7 @@ def _stopped(how: str, stop: BaseException, code: int) -> int:
 
 
 def _parser() -> Parser:
-    from commands import checking, judging, reproducing, training, watching
+    from commands import benchmarking, checking, judging, reproducing, training, watching
 
     parser = Parser(prog="pods", description=__doc__)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
@@ -99,6 +99,15 @@ def _parser() -> Parser:
     sub.add_argument("--jobs", type=_integer, default=1, help="runs side by side (default 1)")
     sub.add_argument("--runs", default="runs/reproduce", metavar="FOLDER", help="of the runs (default runs/reproduce)")
     sub.add_argument("-o", "--output", default="results", metavar="FOLDER", help="of the tables (default results)")
+
+    sub = command("bench", benchmarking.bench, "Time rollouts, derivatives, epochs and the first gradient.")
+    sub.add_argument("--tasks", metavar="LIST", help="(default: one of each system)")
+    sub.add_argument("--rollouts", default="64,512,4096", metavar="LIST", help="side by side (default 64,512,4096)")
+    sub.add_argument("--operations", metavar="LIST", help="some of forward, closed loop, vjp, jvp, ... (default: all)")
+    sub.add_argument("--runs", type=_integer, default=5, help="of each operation (default 5)")
+    sub.add_argument("--quick", action="store_true", help="operations only: no epochs, first gradients or growth")
+    sub.add_argument("--compare", metavar="OLD.csv", help="an older bench.csv: say what changed")
+    sub.add_argument("-o", "--output", default="bench", metavar="FOLDER", help="of tables and plot (default bench)")
 
     sub = command("view", watching.view, "Open a window on a live simulation, with policies in the loop.")
     sub.add_argument("runs", nargs="+", metavar="RUN", help="run folders of one task, or a task's name for no motion")

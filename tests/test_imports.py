@@ -14,7 +14,8 @@ ALLOWED = {
     "tasks": {"taichi_sim"},
     "learner": {"taichi_sim", "tasks"},
     "viz": {"taichi_sim", "tasks"},
-    "commands": {"taichi_sim", "tasks", "learner", "viz"},
+    "benchmarks": {"taichi_sim", "tasks", "learner", "viz"},
+    "commands": {"taichi_sim", "tasks", "learner", "viz", "benchmarks"},
     "pods": {"taichi_sim", "learner", "commands"},
 }
 SOURCES = {name: sorted((ROOT / name).rglob("*.py")) for name in ALLOWED} | {"pods": [ROOT / "pods.py"]}
@@ -42,7 +43,7 @@ def test_imports_run_one_way(package):
 
 
 def test_only_the_simulator_and_the_viewer_import_taichi():
-    for package in ("tasks", "learner", "commands", "pods"):
+    for package in ("tasks", "learner", "benchmarks", "commands", "pods"):
         for path in SOURCES[package]:
             assert not imported(path.read_text()) & {"taichi", "gstaichi", "quadrants"}, path
 
