@@ -1,0 +1,1 @@
+"""Speed: what each operation costs (`pods bench`), how that grows, what others need, and what the machine allows."""
