@@ -6,6 +6,10 @@
 #include "lanes.h"
 #include "systems.h"
 
+#ifndef SYMMETRIC
+#define SYMMETRIC 1
+#endif
+
 struct Cloth {
   static constexpr int P = cloth::POINTS, H = cloth::HANDLES, M = cloth::ACTIONS, D = 3 * P;
   static constexpr int S = cloth::SPRINGS, HELD = cloth::HELD, E = cloth::ENTRIES;
@@ -19,10 +23,11 @@ struct Cloth {
   };
 
   vec span[S][3], alpha[S], gamma[S];
+  vec stiffest;  // entry of J's diagonal
   Contact contact[P];
   bool touches[P];
   bool rough;  // whether a point of a lane touches the table: J is symmetric otherwise
-  bool factored_rough;
+  bool symmetric;  // whether the factors are Cholesky's
   vec pivots[P][9], upper[E][9], lower[E][9];
 
   // Sets span, α and γ of spring e; returns its length.
@@ -134,9 +139,9 @@ struct Cloth {
   }
 
   // Diagonal blocks of J: xx, xy, xz, yy, yz, zz, without what makes them unsymmetric
-  INLINE void diagonals(double c0, vec (*a)[6]) const {
+  INLINE void diagonals(double c0, vec shift, vec (*a)[6]) {
     for (int i = 0; i < P; i++) {
-      const vec inertia = all(cloth::masses[i] * c0 * c0 / (STEP * STEP));
+      const vec inertia = shift + cloth::masses[i] * c0 * c0 / (STEP * STEP);
       a[i][0] = a[i][3] = a[i][5] = inertia;
       a[i][1] = a[i][2] = a[i][4] = vec{};
       if (touches[i]) {
@@ -154,6 +159,8 @@ struct Cloth {
       UNROLL for (int k = 0; k < 6; k++) a[cloth::first[e]][k] += K[k];
       if (e < S - HELD) UNROLL for (int k = 0; k < 6; k++) a[cloth::second[e]][k] += K[k];
     }
+    stiffest = vec{};
+    for (int i = 0; i < P; i++) for (int k : {0, 3, 5}) stiffest = max(stiffest, abs(a[i][k] - shift));
   }
 
   // a = −K of the spring along an entry of the factors, or zero where there is only fill-in
@@ -170,28 +177,29 @@ struct Cloth {
     }
   }
 
-  static INLINE void invert(const vec *a, vec *s) {
+  // The inverse of a block; returns where its pivots are positive.
+  static INLINE mask invert(const vec *a, vec *s) {
     vec c0 = a[4] * a[8] - a[5] * a[7], c1 = a[5] * a[6] - a[3] * a[8], c2 = a[3] * a[7] - a[4] * a[6];
-    vec scale = reciprocal(a[0] * c0 + a[1] * c1 + a[2] * c2);
+    vec last = a[0] * a[4] - a[1] * a[3], whole = a[0] * c0 + a[1] * c1 + a[2] * c2, scale = reciprocal(whole);
     s[0] = c0 * scale, s[3] = c1 * scale, s[6] = c2 * scale;
     s[1] = (a[2] * a[7] - a[1] * a[8]) * scale, s[2] = (a[1] * a[5] - a[2] * a[4]) * scale;
     s[4] = (a[0] * a[8] - a[2] * a[6]) * scale, s[5] = (a[2] * a[3] - a[0] * a[5]) * scale;
-    s[7] = (a[1] * a[6] - a[0] * a[7]) * scale, s[8] = (a[0] * a[4] - a[1] * a[3]) * scale;
+    s[7] = (a[1] * a[6] - a[0] * a[7]) * scale, s[8] = last * scale;
+    return (a[0] > 0.0) & (last > 0.0) & (whole > 0.0);
   }
 
-  // Block by block, each with all its products in registers (left-looking): a row of U and a column of L at a time.
-  void factor(double c0) {
+  // Factors J + shift I; returns the lanes in which it has a pivot that is not positive. Block by block, each with all
+  // its products in registers (left-looking): a row of U and a column of L at a time.
+  mask factor(double c0, vec shift = vec{}) {
     vec sides[P][6];
-    diagonals(c0, sides);
-    factored_rough = rough;
-    if (rough)
-      factor_lu(sides);
-    else
-      factor_cholesky(sides);
+    diagonals(c0, shift, sides);
+    symmetric = SYMMETRIC && !rough && factor_cholesky(sides);
+    return symmetric ? mask{} : factor_lu(sides);
   }
 
   // J = L U: pivots hold the inverse diagonal blocks of U, `lower` is L and `upper` is U
-  __attribute__((noinline)) void factor_lu(vec (*sides)[6]) {
+  __attribute__((noinline)) mask factor_lu(vec (*sides)[6]) {
+    mask positive = ~mask{};
     for (int s = 0; s < P; s++) {
       const int i = cloth::order[s];
       const vec *q = sides[i];
@@ -201,7 +209,7 @@ struct Cloth {
         const int f = cloth::column[at];
         subtract(lower[f], upper[f], d);
       }
-      invert(d, pivots[s]);
+      positive &= invert(d, pivots[s]);
       for (int f = cloth::starts[s]; f < cloth::starts[s + 1]; f++) {
         vec a[9], b[9];
         coupling(f, a);
@@ -218,6 +226,7 @@ struct Cloth {
                 b[3 * k] * pivots[s][o] + b[3 * k + 1] * pivots[s][3 + o] + b[3 * k + 2] * pivots[s][6 + o];
       }
     }
+    return ~positive;
   }
 
   // a −= L U
@@ -227,8 +236,10 @@ struct Cloth {
         UNROLL for (int n = 0; n < 3; n++) a[3 * k + n] -= l[3 * k + o] * u[3 * o + n];
   }
 
-  // J = Rᵀ R: pivots hold the diagonal blocks of R, their diagonal inverted, `upper` the others
-  __attribute__((noinline)) void factor_cholesky(vec (*sides)[6]) {
+  // J = Rᵀ R: pivots hold the diagonal blocks of R, their diagonal inverted, `upper` the others. False where J is
+  // indefinite: springs under pressure.
+  __attribute__((noinline)) bool factor_cholesky(vec (*sides)[6]) {
+    mask positive = ~mask{};
     for (int s = 0; s < P; s++) {
       vec d[6];
       UNROLL for (int k = 0; k < 6; k++) d[k] = sides[cloth::order[s]][k];
@@ -243,9 +254,13 @@ struct Cloth {
       vec *R = pivots[s];
       R[0] = reciprocal_root(d[0]);
       R[1] = d[1] * R[0], R[2] = d[2] * R[0];
-      R[3] = reciprocal_root(d[3] - R[1] * R[1]);
+      vec second = d[3] - R[1] * R[1];
+      R[3] = reciprocal_root(second);
       R[4] = (d[4] - R[1] * R[2]) * R[3];
-      R[5] = reciprocal_root(d[5] - R[2] * R[2] - R[4] * R[4]);
+      vec third = d[5] - R[2] * R[2] - R[4] * R[4];
+      R[5] = reciprocal_root(third);
+      positive &= (d[0] > 0.0) & (second > 0.0) & (third > 0.0);
+      if (any(~positive)) return false;
       for (int f = cloth::starts[s]; f < cloth::starts[s + 1]; f++) {
         vec a[9];
         coupling(f, a);
@@ -263,6 +278,7 @@ struct Cloth {
         UNROLL for (int k = 0; k < 9; k++) upper[f][k] = a[k];
       }
     }
+    return true;
   }
 
   // b −= A y and b −= Aᵀ y
@@ -274,8 +290,8 @@ struct Cloth {
   }
 
   // b ← J⁻¹ b, or J⁻ᵀ b
-  INLINE void solve(vec *b) const { factored_rough ? solve_lu<false>(b) : solve_cholesky(b); }
-  INLINE void solve_transposed(vec *b) const { factored_rough ? solve_lu<true>(b) : solve_cholesky(b); }
+  INLINE void solve(vec *b) const { symmetric ? solve_cholesky(b) : solve_lu<false>(b); }
+  INLINE void solve_transposed(vec *b) const { symmetric ? solve_cholesky(b) : solve_lu<true>(b); }
 
   template <bool transposed> void solve_lu(vec *b) const {
     vec y[3], z[3];

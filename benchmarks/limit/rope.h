@@ -13,6 +13,7 @@ struct Rope {
   static constexpr int MIDDLE = P / 2;
 
   // K = α I + β n nᵀ of cable i, from point i−1 (or the handle) to point i; S, the inverse pivots
+  static constexpr double stiffest = 0.0;  // unused: no shift
   vec n[P][3], alpha[P], beta[P], S[P][6];
 
   // Tension of cable i at the elongation `span`; sets n, α, β.
@@ -123,8 +124,9 @@ struct Rope {
       }
   }
 
-  // From both ends to the middle: two chains of dependent operations run side by side.
-  INLINE void factor(double c0) {
+  // From both ends to the middle: two chains of dependent operations run side by side. A cable only pulls, so that J
+  // is positive definite.
+  INLINE mask factor(double c0, vec = vec{}) {
     const double inertia = c0 * c0 / (STEP * STEP);
     vec a[6];
     UNROLL for (int back = 0; back < P - MIDDLE; back++) {
@@ -145,6 +147,7 @@ struct Rope {
     if (MIDDLE) eliminate(MIDDLE, S[MIDDLE - 1], a);
     if (MIDDLE < P - 1) eliminate(MIDDLE + 1, S[MIDDLE + 1], a);
     invert(a, S[MIDDLE]);
+    return mask{};
   }
 
   // b ← J⁻¹ b

@@ -8,9 +8,7 @@
 #include "lanes.h"
 
 static constexpr int ITERATIONS = 100;
-#ifndef REUSE
-#define REUSE 1  // Newton iterations a factorisation is used for
-#endif
+static constexpr double FIRST_SHIFT = 1e-3, LARGEST_SHIFT = 1e9;
 
 struct Formula {
   double c0, c1, c2;
@@ -23,7 +21,8 @@ template <class Model> struct Rows {
   int *status, *solves;  // (N, LANES): 0 is converged, 1 not, 3 not run
 };
 
-// G(x̃ + u) = 0 from the guess in u; returns the lanes that did not get there and counts linear solves.
+// G(x̃ + u) = 0 from the guess in u; returns the lanes that did not get there and counts linear solves. Full steps: of
+// the simulator's safeguards only the shift of the diagonal is needed here, where J is not positive definite.
 template <class Model>
 static INLINE mask newton(Model &model, double c0, const vec *x_free, const vec *v_free, const vec *p, vec *u,
                           mask run, mask *solves) {
@@ -36,7 +35,11 @@ static INLINE mask newton(Model &model, double c0, const vec *x_free, const vec 
     }
     run &= model.residual(c0, u, x, v, p, r);
     if (!any(run) || it == ITERATIONS) return run;
-    if (it % REUSE == 0) model.factor(c0);
+    mask indefinite = run & model.factor(c0);
+    for (vec shift{}; any(indefinite); indefinite = run & model.factor(c0, shift)) {
+      shift = select(indefinite, max(4.0 * shift, FIRST_SHIFT * model.stiffest + vec{}), shift);
+      if (any(shift > LARGEST_SHIFT)) return run;
+    }
     model.solve(r);
     *solves -= run;
     for (int n = 0; n < D; n++) u[n] += select(run, r[n], vec{});
