@@ -3,6 +3,7 @@
 // Springs are bilateral, so that with α = k − k L / l the pull is α span and K = α I + γ span spanᵀ, γ = (k − α) / l².
 #pragma once
 #include <cmath>
+#define LANES 4  // the factors of eight rollouts are too large for the first cache
 #include "lanes.h"
 #include "systems.h"
 

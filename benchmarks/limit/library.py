@@ -14,16 +14,28 @@ from tasks import Task
 
 from .tables import header
 
-FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-shared", "-fPIC", "-pthread", "-w")
+FLAGS = (
+    "-std=c++17",
+    "-O3",
+    "-march=native",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fschedule-insns",
+    "-shared",
+    "-fPIC",
+    "-pthread",
+    "-w",
+)
 
 
-def build(tasks: dict[str, Task], options=()) -> ctypes.CDLL:
-    """Compile for this machine and for these tasks, in a temporary folder that does not outlive the call."""
+def build(name: str, task: Task, options=()) -> ctypes.CDLL:
+    """Compile model `name` ("rope", "cloth") for this machine, in a temporary folder that does not outlive the call."""
     here = Path(__file__).parent
     with tempfile.TemporaryDirectory(prefix="limit-") as folder:
-        Path(folder, "systems.h").write_text(header(tasks))
+        Path(folder, "systems.h").write_text(header(name, task))
         library = Path(folder, "limit.so")
-        command = ("g++", *FLAGS, *options, f"-I{folder}", f"-I{here}", str(here / "limit.cpp"), "-o", str(library))
+        folders = f"-I{folder}", f"-I{here}"
+        command = ("g++", *FLAGS, f"-D{name.upper()}", *options, *folders, str(here / "limit.cpp"), "-o", str(library))
         subprocess.run(command, check=True)
         return ctypes.CDLL(str(library))
 
@@ -31,8 +43,8 @@ def build(tasks: dict[str, Task], options=()) -> ctypes.CDLL:
 class Limit:
     """B rollouts of N steps of one task. Arrays are (groups, rows, numbers, lanes); the last group is filled up."""
 
-    def __init__(self, library: ctypes.CDLL, name: str, task: Task, start: State, actions, threads: int):
-        self._forward, self._adjoint = getattr(library, f"{name}_rollout"), getattr(library, f"{name}_adjoint")
+    def __init__(self, library: ctypes.CDLL, task: Task, start: State, actions, threads: int):
+        self._library = library
         self.lanes, self.threads = library.lanes(), threads
         s = task.system
         self.B, self.N, m = actions.shape
@@ -49,11 +61,11 @@ class Limit:
 
     def rollout(self):
         """Fill the rows after the first."""
-        self._forward(*self._arguments())
+        self._library.rollout(*self._arguments())
 
     def adjoint(self, gx, gv, gp):
         """Fill `gradient` from interleaved cotangents of the rows."""
-        self._adjoint(*self._arguments(), *map(_pointer, (gx, gv, gp, *self.gradient.values())))
+        self._library.adjoint(*self._arguments(), *map(_pointer, (gx, gv, gp, *self.gradient.values())))
 
     def empty(self, rows: int, numbers: int):
         shape = (self.groups, rows, numbers, self.lanes)

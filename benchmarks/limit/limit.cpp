@@ -1,13 +1,20 @@
-// The functions that Python calls: groups of LANES rollouts, dealt out to threads.
+// The functions that Python calls: groups of LANES rollouts of one model, dealt out to threads.
 #include <atomic>
 #include <memory>
 #include <thread>
 #include <vector>
-#include "cloth.h"
+#if defined(ROPE)
 #include "rope.h"
+using Model = Rope;
+#elif defined(CLOTH)
+#include "cloth.h"
+using Model = Cloth;
+#endif
 #include "sweep.h"
 
-template <class Model, class Work> static void share(int groups, int threads, Work work) {
+constexpr int D = Model::D, Hd = 3 * Model::H, M = Model::M;
+
+template <class Work> static void share(int groups, int threads, Work work) {
   std::atomic<int> next{0};
   auto run = [&] {
     auto model = std::make_unique<Model>();
@@ -19,34 +26,28 @@ template <class Model, class Work> static void share(int groups, int threads, Wo
   for (auto &other : others) other.join();
 }
 
-template <class Model> static Rows<Model> rows_of(int g, int N, double *a, double *x, double *v, double *p, int *status,
-                                                  int *solves) {
-  constexpr int D = Model::D, Hd = 3 * Model::H;
-  return {(vec *)a + g * N * Model::M,   (vec *)x + g * (N + 1) * D,     (vec *)v + g * (N + 1) * D,
-          (vec *)p + g * (N + 1) * Hd,   status + g * N * LANES,         solves + g * N * LANES};
+static Rows rows_of(int g, int N, double *a, double *x, double *v, double *p, int *status, int *solves) {
+  const long row = (long)g * (N + 1), step = (long)g * N;
+  return {(vec *)a + step * M,  (vec *)x + row * D,     (vec *)v + row * D,
+          (vec *)p + row * Hd,  status + step * LANES,  solves + step * LANES};
 }
 
-// Arrays are (groups, rows, numbers, LANES), aligned to a vec; see Rows and Cotangents.
-#define FUNCTIONS(name, Model)                                                                                      \
-  extern "C" void name##_rollout(int groups, int N, int threads, double *a, double *x, double *v, double *p,        \
-                                 int *status, int *solves) {                                                       \
-    share<Model>(groups, threads, [=](Model &model, int g) {                                                        \
-      roll(model, N, rows_of<Model>(g, N, a, x, v, p, status, solves));                                             \
-    });                                                                                                             \
-  }                                                                                                                 \
-  extern "C" void name##_adjoint(int groups, int N, int threads, double *a, double *x, double *v, double *p,        \
-                                 int *status, int *solves, double *gx, double *gv, double *gp, double *gx0,         \
-                                 double *gv0, double *gp0, double *ga) {                                            \
-    share<Model>(groups, threads, [=](Model &model, int g) {                                                        \
-      constexpr int D = Model::D, Hd = 3 * Model::H;                                                                \
-      const int R = N + 1;                                                                                          \
-      adjoint(model, N, rows_of<Model>(g, N, a, x, v, p, status, solves),                                           \
-              Cotangents<Model>{(vec *)gx + g * R * D, (vec *)gv + g * R * D, (vec *)gp + g * R * Hd,               \
-                                (vec *)gx0 + g * D, (vec *)gv0 + g * D, (vec *)gp0 + g * Hd,                        \
-                                (vec *)ga + g * N * Model::M});                                                     \
-    });                                                                                                             \
-  }
+// Arrays are (groups, rows, numbers, LANES) and aligned to a vec, see Rows and Cotangents.
+extern "C" {
+int lanes() { return LANES; }
 
-FUNCTIONS(rope, Rope)
-FUNCTIONS(cloth, Cloth)
-extern "C" int lanes() { return LANES; }
+void rollout(int groups, int N, int threads, double *a, double *x, double *v, double *p, int *status, int *solves) {
+  share(groups, threads, [=](Model &model, int g) { roll(model, N, rows_of(g, N, a, x, v, p, status, solves)); });
+}
+
+void adjoint(int groups, int N, int threads, double *a, double *x, double *v, double *p, int *status, int *solves,
+             double *gx, double *gv, double *gp, double *gx0, double *gv0, double *gp0, double *ga) {
+  share(groups, threads, [=](Model &model, int g) {
+    const long row = (long)g * (N + 1);
+    Cotangents cotangents = {(vec *)gx + row * D,  (vec *)gv + row * D,  (vec *)gp + row * Hd,
+                             (vec *)gx0 + g * D,   (vec *)gv0 + g * D,   (vec *)gp0 + g * Hd,
+                             (vec *)ga + (long)g * N * M};
+    back(model, N, rows_of(g, N, a, x, v, p, status, solves), cotangents);
+  });
+}
+}

@@ -15,7 +15,7 @@ struct Formula {
 };
 static constexpr Formula BDF1 = {1.0, -1.0, 0.0}, BDF2 = {1.5, -2.0, 0.5};
 
-template <class Model> struct Rows {
+struct Rows {
   const vec *a;
   vec *x, *v, *p;
   int *status, *solves;  // (N, LANES): 0 is converged, 1 not, 3 not run
@@ -46,7 +46,7 @@ static INLINE mask newton(Model &model, double c0, const vec *x_free, const vec 
   }
 }
 
-template <class Model> static void roll(Model &model, int N, Rows<Model> rows) {
+template <class Model> static void roll(Model &model, int N, Rows rows) {
   constexpr int D = Model::D, Hd = 3 * Model::H;
   alignas(64) vec x_free[D], v_free[D], u[D], x0[D], v0[D], x1[D], v1[D], p[Hd];
   for (int n = 0; n < D; n++) x0[n] = x1[n] = rows.x[n], v0[n] = v1[n] = rows.v[n];
@@ -80,13 +80,13 @@ template <class Model> static void roll(Model &model, int N, Rows<Model> rows) {
   }
 }
 
-template <class Model> struct Cotangents {
+struct Cotangents {
   const vec *x, *v, *p;       // ∂L/∂rows
   vec *x0, *v0, *p0, *a;      // dL/d(row 0), dL/d(actions)
 };
 
 // With q = c₁ x₀ + c₂ x₋₁: λ = J⁻ᵀ(x̄ + c₀/h v̄), q̄ = v̄/h − (M c₀/h² + Zᵀ/h) λ and p̄ += Cᵀ λ, row by row from the last.
-template <class Model> static void adjoint(Model &model, int N, Rows<Model> rows, Cotangents<Model> g) {
+template <class Model> static void back(Model &model, int N, Rows rows, Cotangents g) {
   constexpr int D = Model::D, Hd = 3 * Model::H;
   alignas(64) vec gx[D] = {}, gv[D] = {}, gx1[D] = {}, gv1[D] = {}, b[D], q[D], gp[Hd] = {};
   mask bad{};

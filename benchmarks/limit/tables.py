@@ -9,13 +9,12 @@ from taichi_sim.newton import ROUND_OFF
 from tasks import Task
 
 
-def header(tasks: dict[str, Task]) -> str:
-    """systems.h: a namespace for each task."""
-    eps = ROUND_OFF * torch.finfo(torch.float64).eps
-    lines = ["#pragma once", f"constexpr double ETA = {ETA!r}, ROUND_OFF = {eps!r};"]
-    for name, task in tasks.items():
-        constants = _constants(task) | (_factors(task.system) if task.system.planes else {})
-        lines += [f"namespace {name} {{", *(_define(*item) for item in constants.items()), "}"]
+def header(name: str, task: Task) -> str:
+    """systems.h: the constants in a namespace `name`."""
+    tolerance = ROUND_OFF * torch.finfo(torch.float64).eps
+    constants = _constants(task) | (_factors(task.system) if task.system.planes else {})
+    lines = ["#pragma once", f"constexpr double ETA = {ETA!r}, ROUND_OFF = {tolerance!r};"]
+    lines += [f"namespace {name} {{", *(_define(*item) for item in constants.items()), "}"]
     return "\n".join(lines) + "\n"
 
 
@@ -74,7 +73,6 @@ def _factors(s) -> dict:
     products, left, right: from an entry (i, j), pairs of entries (k, i) and (k, j) of all earlier k
     """
     P = s.points
-    constants = {"first": [], "second": []}
     ends = [tuple(sorted(e)) for e in s.ends.tolist()]
     inner = [e for e in ends if e[1] < P]
     elimination = Elimination.of(P, inner)
@@ -85,8 +83,10 @@ def _factors(s) -> dict:
         starts.append(len(entries))
     number = {pair: f for f, pair in enumerate(entries)}
     meets = [[number[k, i] for k in elimination.order if (k, i) in number] for i in elimination.order]
-    pairs = [[(number[k, i], number[k, j]) for k in elimination.order if (k, i) in number and (k, j) in number]
-             for i, j in entries]
+    pairs = [
+        [(number[k, i], number[k, j]) for k in elimination.order if (k, i) in number and (k, j) in number]
+        for i, j in entries
+    ]
     along = {pair: e for e, pair in enumerate(inner)}
     assert len(along) == len(inner)
     flat = [pair for of in pairs for pair in of]
