@@ -11,6 +11,7 @@
 #endif
 
 typedef double vec __attribute__((vector_size(8 * LANES)));
+typedef float single __attribute__((vector_size(4 * LANES)));
 typedef long long mask __attribute__((vector_size(8 * LANES)));
 
 #define INLINE inline __attribute__((always_inline))
@@ -60,6 +61,11 @@ INLINE vec reciprocal_root(vec a) {
 }
 INLINE vec reciprocal(vec a) { return 1.0 / a; }
 #endif
+
+template <class num> INLINE num narrow(vec a) { return __builtin_convertvector(a, num); }
+template <class num> INLINE vec widen(num a) { return __builtin_convertvector(a, vec); }
+INLINE single reciprocal_root(single a) { return narrow<single>(reciprocal_root(widen(a))); }
+INLINE single reciprocal(single a) { return narrow<single>(reciprocal(widen(a))); }
 
 // e^a for −100 ≤ a ≤ 0: 2^n e^f with |f| ≤ ½ ln 2, Taylor to f¹³.
 INLINE vec exponential(vec a) {

@@ -176,6 +176,7 @@ struct Rope {
       UNROLL for (int k = 0; k < 3; k++) b[3 * i + k] += z[k];
     }
   }
+  INLINE void factor_exactly(double c0) { factor(c0); }
   INLINE void solve_transposed(vec *b) const { solve(b); }
 
   INLINE void dissipate(const vec *, vec *) const {}

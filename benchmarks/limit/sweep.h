@@ -95,7 +95,7 @@ template <class Model> static void back(Model &model, int N, Rows rows, Cotangen
     const auto [c0, c1, c2] = t == 0 ? BDF1 : BDF2;
     const vec *x = rows.x + (t + 1) * D, *v = rows.v + (t + 1) * D;
     model.linearise(x, v, rows.p + (t + 1) * Hd);
-    model.factor(c0);
+    model.factor_exactly(c0);
     for (int n = 0; n < D; n++) {
       gx[n] += g.x[(t + 1) * D + n];
       gv[n] += g.v[(t + 1) * D + n];
