@@ -1,8 +1,8 @@
 // One group of rollouts, forwards and backwards, for any model: the difference formula, Newton's method, the adjoint.
 //
-// A Model has sizes P, H, M, D = 3P and functions residual, linearise, factor, solve, solve_transposed, dissipate and
-// pull_back. Rows of a group lie one after the other, LANES rollouts next to each other: x, v (N+1, D), p (N+1, 3H),
-// a (N, M).
+// A Model has sizes P, H, M, D = 3P; residual, factor and solve for Newton's method; linearise, factor_exactly,
+// solve_transposed, dissipate and pull_back for the adjoint. Rows of a group lie one after the other, LANES rollouts
+// next to each other: x, v (N+1, D), p (N+1, 3H), a (N, M). The handles' axes are driven one by one.
 #pragma once
 #include <cmath>
 #include "lanes.h"
@@ -28,17 +28,20 @@ static INLINE mask newton(Model &model, double c0, const vec *x_free, const vec 
                           mask run, mask *solves) {
   constexpr int D = Model::D;
   alignas(64) vec x[D], v[D], r[D];
+  mask lost{};
   for (int it = 0;; it++) {
     for (int n = 0; n < D; n++) {
       x[n] = x_free[n] + u[n];
       if (Model::dissipative) v[n] = v_free[n] + u[n] * (c0 / Model::STEP);
     }
     run &= model.residual(c0, u, x, v, p, r);
-    if (!any(run) || it == ITERATIONS) return run;
+    if (!any(run) || it == ITERATIONS) return run | lost;
     mask indefinite = run & model.factor(c0);
     for (vec shift{}; any(indefinite); indefinite = run & model.factor(c0, shift)) {
       shift = select(indefinite, max(4.0 * shift, FIRST_SHIFT * model.stiffest + vec{}), shift);
-      if (any(shift > LARGEST_SHIFT)) return run;
+      mask hopeless = indefinite & ~(shift <= LARGEST_SHIFT);
+      lost |= hopeless;
+      run &= ~hopeless;
     }
     model.solve(r);
     *solves -= run;
@@ -73,7 +76,8 @@ template <class Model> static void roll(Model &model, int N, Rows rows) {
     vec *x = rows.x + (t + 1) * D, *v = rows.v + (t + 1) * D, *q = rows.p + (t + 1) * Hd;
     for (int n = 0; n < D; n++) {
       x1[n] = x0[n], v1[n] = v0[n];
-      x0[n] = select(healthy, x_free[n] + u[n], x0[n]), v0[n] = select(healthy, v_free[n] + u[n] * (c0 / Model::STEP), v0[n]);
+      x0[n] = select(healthy, x_free[n] + u[n], x0[n]);
+      v0[n] = select(healthy, v_free[n] + u[n] * (c0 / Model::STEP), v0[n]);
       x[n] = x0[n], v[n] = v0[n];
     }
     for (int n = 0; n < Hd; n++) q[n] = p[n] = select(healthy, p[n], p0[n]);
@@ -102,7 +106,8 @@ template <class Model> static void back(Model &model, int N, Rows rows, Cotangen
       b[n] = gx[n] + (c0 / Model::STEP) * gv[n];
     }
     model.solve_transposed(b);
-    for (int n = 0; n < D; n++) q[n] = gv[n] * (1 / Model::STEP) - b[n] * (Model::mass(n / 3) * c0 / (Model::STEP * Model::STEP));
+    const double inertia = c0 / (Model::STEP * Model::STEP);
+    for (int n = 0; n < D; n++) q[n] = gv[n] * (1 / Model::STEP) - b[n] * (Model::mass(n / 3) * inertia);
     model.dissipate(b, q);
     for (int n = 0; n < D; n++) {
       vec z = b[n] * (Model::mass(n / 3) / Model::STEP);
