@@ -1,0 +1,3 @@
+from .limit import main
+
+main()
