@@ -6,8 +6,8 @@ update may go half a time step only, after which velocities lie between the posi
 nothing and that makes it second order where stability leaves room for that. Launches are recorded once and replayed
 as a graph. Warp runs a CPU kernel on one thread.
 
-Unlike us and JAX it computes in float32, its default. Its fine solution is ours to 5e-6 m (rope) or 1e-4 m (double
-pendulum, cloth, of which that is how fine ours is), or the run stops.
+Unlike us and JAX it computes in float32, its default. Its fine solution was ours to 5e-6 m (rope) and 1e-4 m (double
+pendulum, cloth); the run stops if it is not to a fifth of our error.
 """
 
 from __future__ import annotations
