@@ -127,7 +127,7 @@ class Runner:
                 if code:
                     raise InputError(f"{entry}: expected a pilot run to work, got exit {code}: {error}")
         seconds = [0.0, *(row["seconds"] for row in Run.open(path).rows())]
-        late = (len(seconds) - 1) // 2  # the first epochs compile kernels, and their rollouts are the hardest to improve
+        late = (len(seconds) - 1) // 2  # the first epochs compile kernels and improve their rollouts with most effort
         each = (seconds[-1] - seconds[late]) / (len(seconds) - 1 - late)
         return ["--epochs", max(1, int(SHARE * 60 * budget / each))]
 
