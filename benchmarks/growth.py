@@ -101,6 +101,9 @@ def draw(rows: list[Row], stem: Path) -> list[Path]:
                 label=f"{task} {operation}",
             )
         axes.set(xscale="log", yscale="log", xlabel=AXES[kind], ylabel="seconds")
+        measured = sorted({getattr(row, AXES[kind]) for some in groups(rows, kind).values() for row in some})
+        axes.set_xticks(measured, [str(value) for value in measured])
+        axes.tick_params(axis="x", which="minor", labelbottom=False)
         axes.grid(alpha=0.3)
     lines = {line.get_label(): line for axes in grid for line in axes.get_lines()}
     figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=4, fontsize="x-small")
