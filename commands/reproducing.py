@@ -18,6 +18,7 @@ from taichi_sim.errors import InputError, expect
 from .experiments import EXPERIMENTS, Entry, entries
 
 PILOT = (0.2, 1.0)  # minutes: a tenth of the budget, but at least and at most so much
+LEAST = 3  # epochs of a pilot, whatever they take
 SHARE = 0.97  # of the budget that the epochs planned are expected to take
 
 
@@ -113,23 +114,26 @@ class Runner:
 
     def _planned(self, entry: Entry, flags: list) -> list:
         """--epochs to fill the time budget, from a short run whose speed is kept for other seeds."""
-        from learner.run import Run
-
         budget = self.options.budget_minutes
         if budget is None:
             return []
         path = entry.path(self.folder).parent / f"pilot-{entry.variant.label}"
         with self._pilots[path]:
             if not done(path):
-                shutil.rmtree(path, ignore_errors=True)
                 minutes = min(max(budget / 10, PILOT[0]), PILOT[1])
-                code, error = self._pods(path, *flags, "--minutes", minutes, "--epochs", 10**6, "--run", path)
-                if code:
-                    raise InputError(f"{entry}: expected a pilot run to work, got exit {code}: {error}")
-        seconds = [0.0, *(row["seconds"] for row in Run.open(path).rows())]
-        late = (len(seconds) - 1) // 2  # the first epochs compile kernels and improve their rollouts with most effort
+                self._pilot(entry, path, *flags, "--minutes", minutes, "--epochs", 10**6)
+            if len(_epoch_ends(path)) < LEAST:  # most of it went into compiling kernels, which are in the cache now
+                self._pilot(entry, path, *flags, "--epochs", LEAST)
+        seconds = _epoch_ends(path)
+        late = (len(seconds) - 1) // 2  # the first epochs improve their rollouts with most effort
         each = (seconds[-1] - seconds[late]) / (len(seconds) - 1 - late)
         return ["--epochs", max(1, int(SHARE * 60 * budget / each))]
+
+    def _pilot(self, entry: Entry, path: Path, *arguments):
+        shutil.rmtree(path, ignore_errors=True)
+        code, error = self._pods(path, *arguments, "--run", path)
+        if code:
+            raise InputError(f"{entry}: expected a pilot run to work, got exit {code}: {error}")
 
     def _pods(self, path: Path, *arguments) -> tuple[int, str]:
         """`pods train` with these arguments, its output in PATH.txt; exit code and last line on stderr."""
@@ -146,6 +150,13 @@ class Runner:
         with self._lock:
             self._processes.discard(process)
         return process.returncode, error.strip().rpartition("\n")[2].removeprefix("pods: ")
+
+
+def _epoch_ends(run: Path) -> list[float]:
+    """Seconds of training at the end of each epoch of a finished run."""
+    from learner.run import Run
+
+    return [row["seconds"] for row in Run.open(run).rows()]
 
 
 def _list(text: str | None) -> list[str] | None:
