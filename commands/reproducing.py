@@ -17,7 +17,7 @@ from taichi_sim.errors import InputError, expect
 
 from .experiments import EXPERIMENTS, Entry, entries
 
-PILOT = (0.2, 1.0)  # minutes: a tenth of the budget, but at least and at most so much
+PILOT = (0.2, 0.5)  # minutes: a tenth of the budget, but at least and at most so much
 LEAST = 3  # epochs of a pilot, whatever they take
 SHARE = 0.97  # of the budget that the epochs planned are expected to take
 

@@ -51,20 +51,28 @@ def gauss_newton(
 ) -> Direction:
     """argmin over a + δ within ±limit of the model  g·δ + ½ δᵀ(Ĥ + damping) δ  (Eq. 14 with bounds).
 
-    Projected Newton (Bertsekas 1982, SIAM J. Control Optim. 20): actions at a bound whose model gradient points
-    outward are held, the others solved for by `Simulator.gauss_newton`; the path to that solution is clipped to
-    the box and shortened until the model falls. It ends where the model's projected gradient is below `tolerance`
-    times what it was: the optimality conditions of the bounded problem. Where the solve is direct, one is enough
-    without active limits, and the tolerance is 1e-9. Conjugate gradients leave a tenth of the model's gradient each
-    time; there it is 0.03, which makes this a truncated Newton step (Nocedal & Wright 2006, section 7.1).
+    It ends where the model's projected gradient is below `tolerance` times what it was: the optimality conditions of
+    the bounded problem. Where a solve is direct, that is done by `Simulator.gauss_newton_boxed`, to 1e-9; where it is
+    iterative, by the same projected Newton steps here, to 0.03, which makes this a truncated Newton step (Nocedal &
+    Wright 2006, section 7.1).
     """
+    simulator = task.simulator
     if tolerance is None:
-        tolerance = EXACT if task.simulator.direct else TRUNCATED
+        tolerance = EXACT if simulator.direct else TRUNCATED
     q, r = task.curvature(trajectory.a.shape[1])
     g = cost_gradient(task, trajectory)
     damping = torch.zeros_like(g[:, 0, 0]) if damping is None else damping
     goal = tolerance * projected_gradient(trajectory.a, g, task.limit).flatten(1).norm(dim=1)
     goal += ROUND_OFF * g.flatten(1).norm(dim=1)
+    if simulator.direct:
+        step = simulator.gauss_newton_boxed(trajectory, task.limit, goal, g, q, r, damping).da
+    else:
+        step = _projected_newton(task, trajectory, goal, g, q, r, damping)
+    return Direction(step, (g * step).sum((1, 2)))
+
+
+def _projected_newton(task, trajectory, goal, g, q, r, damping):
+    """As `taichi_sim.box`, by conjugate gradients that leave a tenth of the model's gradient each time."""
     step, image = torch.zeros_like(g), torch.zeros_like(g)  # δ and (Ĥ + damping) δ
     open_ = torch.nonzero(trajectory.ok).flatten()
     for _ in range(QP_ITERATIONS):
@@ -76,11 +84,11 @@ def gauss_newton(
             break
         rows, slope = trajectory[open_], (g + image)[open_]
         free = ~held_actions(actions[todo], slope, task.limit)
-        newton = task.simulator.gauss_newton(rows, slope, q, r, damping[open_], free, SHARE).da
+        newton = task.simulator.gauss_newton_cg(rows, slope, q, r, damping[open_], free, SHARE).da
         found, moved, product = _shorten(task, rows, step[open_], newton, g[open_], image[open_], damping[open_])
         open_ = open_[found]
         step[open_], image[open_] = moved[found], product[found]
-    return Direction(step, (g * step).sum((1, 2)))
+    return step
 
 
 def _shorten(task, rows, step, newton, g, image, damping):

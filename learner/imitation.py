@@ -58,7 +58,7 @@ def imitate(policy, optimiser, samples: Samples, steps: int, batch: int, rates, 
     """
     generator = torch.Generator().manual_seed(seeds.number(seeds.BATCHES, seed, epoch))
     piece = PIECE[samples.actions.device.type]
-    total = 0.0
+    total = torch.zeros((), dtype=torch.float64, device=samples.actions.device)
     for _, rate in zip(range(steps), rates, strict=False):
         for group in optimiser.param_groups:
             group["lr"] = rate
@@ -71,9 +71,9 @@ def imitate(policy, optimiser, samples: Samples, steps: int, batch: int, rates, 
             part = slice(int(rows[0]), int(rows[-1]) + 1)
             loss = chosen[part].loss(policy) / len(chosen)
             loss.backward()
-            total += loss.item()
+            total += loss.detach()
         optimiser.step()
-    return total / max(steps, 1)
+    return total.item() / max(steps, 1)
 
 
 def schedule(config, epoch: int):

@@ -1,26 +1,58 @@
 """The Gauss–Newton step by a Riccati recursion: O(N) per rollout, feedback gains included.
 
 Minimises ½ δaᵀ Ĥ δa + gᵀ δa over the free actions, Ĥ = SᵀQS + R + μI with S = ds/da and diagonal Q, R, without
-forming S: it is the linear-quadratic problem along the stored rows. BDF2 looks two rows back, so its state is
+forming S: it is the linear-quadratic problem along the stored rows (Bryson & Ho 1975, section 5). BDF2 looks two rows
+back, and what a step from row t needs of them is, with the coefficients c of that step,
 
-    s = [x, x₋₁, v, v₋₁, π]        (n = 4·P·d + m, π the actuated handle coordinates),
-    x₁ = T_q (c₁ x + c₂ x₋₁) + T_z (c₁ v + c₂ v₋₁) + T_π π + T_a a,
-    v₁ = (c₀ x₁ + c₁ x + c₂ x₋₁)/h,   π₁ = π + h a,
+    s = [z, q, v, x, π],    q = c₁ x + c₂ x₋₁,    z = c₁ v + c₂ v₋₁        (n = 4·P·d + m, π the actuated handles),
+    x₁ = T_q q + T_z z + T_π π + T_a a,    v₁ = (c₀ x₁ + q)/h,    π₁ = π + h a,
 
-T_q = c₀/h T_z where nothing dissipates. The backward pass is (Bryson & Ho 1975, section 5)
+T_q = c₀/h T_z where nothing dissipates, T_a = h T_π where nothing is damped. The value ½ sᵀPs + lᵀs of what remains is
+carried from row t+1 to row t by two substitutions: all of s₁ but x₁ is a sum of multiples of x₁, q, x, v, π and a
+(entry by entry), then x₁ is the sum above (products of D × D blocks: 4.5 D³ multiplications a step where nothing
+dissipates, against 2·16 D³ of a recursion with full matrices). Then
 
-    M = [A B]ᵀ (P + Q) [A B],   K = −M_aa⁻¹ M_as,   k = −M_aa⁻¹ (g + Bᵀ l),
-    P ← M_ss + M_saᵀ K,         l ← Aᵀ l + M_saᵀ k,
+    K = −M_aa⁻¹ M_as,   k = −M_aa⁻¹ (g + M_a),   P ← M_ss + M_saᵀ K,   l ← M_s + M_saᵀ k,
 
-the forward pass δa = k + K δs. Held actions have zero rows in K and k.
+and the forward pass is δa = k + K δs. Held actions have zero rows in K and k.
 """
 
 import functools
 
 import taichi as ti
 
-from .loops import LOOPED, Loops, Scratch
+from .linearisation import C1, C2
+from .loops import Loops, Scratch
 from .newton import OK
+
+
+@ti.func
+def cholesky(A: ti.template(), n: ti.template()):
+    """A ← its Cholesky factor, in the lower triangle."""
+    for i in ti.static(range(n)):
+        for j in ti.static(range(i + 1)):
+            y = A[i, j]
+            for k in ti.static(range(j)):
+                y -= A[i, k] * A[j, k]
+            if ti.static(i == j):
+                A[i, j] = ti.sqrt(y)
+            else:
+                A[i, j] = y / A[j, j]
+
+
+@ti.func
+def cholesky_solve(L: ti.template(), y, n: ti.template()):
+    """(L Lᵀ)⁻¹ y."""
+    for i in ti.static(range(n)):
+        for k in ti.static(range(i)):
+            y[i] -= L[i, k] * y[k]
+        y[i] /= L[i, i]
+    for low in ti.static(range(n)):
+        i = ti.static(n - 1 - low)
+        for k in ti.static(range(i + 1, n)):
+            y[i] -= L[k, i] * y[k]
+        y[i] /= L[i, i]
+    return y
 
 
 @functools.cache
@@ -29,123 +61,362 @@ def riccati(loops: Loops):
 
     @ti.data_oriented
     class Riccati:
-        """One thread a rollout; P and its products live in a scratch tensor `store` of their own."""
+        """One thread a rollout. `maps` come from `Linearisation`."""
 
-        def __init__(self, step, scratch: Scratch):
-            self.step = step
-            self.mech = step.mech
-            self.newton = step.newton
+        def __init__(self, linearisation, scratch: Scratch):
+            self.maps = linearisation
+            self.mech = linearisation.mech
+            self.newton = linearisation.newton
             D, m = self.mech.D, self.mech.m
-            self.D, self.n, self.w = D, 4 * D + m, 4 * D + 2 * m  # w columns of [A B]
-            n, w = self.n, self.w
-            self.tq, self.tz = scratch.slot(D), scratch.slot(D)
-            store = Scratch(LOOPED, scratch.last)
-            self.value, self.image, self.hessian = store.slot(n * n), store.slot(n * w), store.slot(w * w)
-            self.linear, self.linear_image, self.changes = store.slot(n), store.slot(w), store.slot(n)
-            self.map_q, self.map_z = store.slot(D * D if self.mech.dissipative else 0), store.slot(D * D)
-            self.map_pi, self.map_a = store.slot(D * m), store.slot(D * m)
+            self.D, self.n = D, 4 * D + m
+            Dq = D * D if self.mech.dissipative else 0
+            Da = D * m if self.mech.damped else 0
+            store = Scratch(loops, scratch.last)
+            self.row = store.slot(D)
+            self.value, self.linear = store.slot(self.n * self.n), store.slot(self.n)  # upper triangle of P, and l
+            self.xx, self.xq, self.xv, self.xx0 = (store.slot(D * D) for _ in range(4))  # x₁ beside x₁, q, v and x
+            self.xp = store.slot(D * m)  # x₁ beside π
+            self.product, self.product_q = store.slot(D * D), store.slot(Dq)
+            self.product_p, self.product_a = store.slot(D * m), store.slot(Da)
+            self.mixed = store.slot(self.n * m)  # M_sa
+            self.map_z, self.map_q = store.slot(D * D), store.slot(Dq)
+            self.map_p, self.map_a = store.slot(D * m), store.slot(Da)
+            self.changes = store.slot(self.n)
             self.store = store.size
 
         @ti.func
-        def linearise(
-            self,
-            # In
-            work: ti.template(),
-            store: ti.template(),
-            b: ti.template(),
-            t: int,
-            c0: float,
-            h: float,
-            a: ti.template(),
-            x: ti.template(),
-            v: ti.template(),
-            p: ti.template(),
-        ):
-            """T_q, T_z, T_π and T_a of step t, column by column, into `store`."""
-            map_q, map_z = self.map_q[store, b], self.map_z[store, b]
-            map_pi, map_a = self.map_pi[store, b], self.map_a[store, b]
-            J, Z, C, F = self.step.J[work, b], self.step.Z[work, b], self.step.C[work, b], self.step.F[work, b]
-            self.step.factor(work, b, t, c0, h, a, x, v, p, J, Z, C, F)
-            kinds = ti.static(2 if self.mech.dissipative else 1)  # z, and q apart only where T_q ≠ c₀/h T_z
-            for column in range(kinds * self.D + 2 * self.mech.m):
-                q, none = self.step.x0[work, b], self.step.x1[work, b]
-                z = self.step.v0[work, b]
-                rx, rv = self.step.dx[work, b], self.step.dv[work, b]
-                rp, rw = self.step.dp[work, b], self.step.dw[work, b]
-                for n in each(self.mech.coordinates):
-                    z[n], q[n], none[n] = 0.0, 0.0, 0.0
-                    if column == n:
-                        z[n] = 1.0
-                    if ti.static(self.mech.dissipative):
-                        if column == self.D + n:
-                            q[n] = 1.0
-                for n in each(self.mech.handle_coordinates):
-                    rp[n], rw[n] = 0.0, 0.0
-                for row, col, e in ti.static(self.mech.drives):
-                    if column == kinds * self.D + col:
-                        rp[row] = rp[row] + e
-                    if column == kinds * self.D + self.mech.m + col:
-                        rp[row] = rp[row] + h * e
-                        rw[row] = rw[row] + e
-                self.step.forward(c0, 1.0, 0.0, h, J, Z, C, F, q, none, z, none, rp, rw, rx, rv)
-                for n in each(self.mech.coordinates):
-                    if column < self.D:
-                        map_z[n * self.D + column] = rx[n]
-                    elif column < kinds * self.D:
-                        map_q[n * self.D + column - self.D] = rx[n]
-                    elif column < kinds * self.D + self.mech.m:
-                        map_pi[n * self.mech.m + column - kinds * self.D] = rx[n]
-                    else:
-                        map_a[n * self.mech.m + column - kinds * self.D - self.mech.m] = rx[n]
+        def times(self, left: ti.template(), i: int, right: ti.template(), out: ti.template()):
+            """out = row i of leftᵀ right, both D × D."""
+            for j in each(self.mech.coordinates):
+                out[j] = 0.0
+            for k in range(self.D):
+                y = left[k * self.D + i]
+                for j in each(self.mech.coordinates):
+                    out[j] = out[j] + y * right[k * self.D + j]
 
         @ti.func
-        def pull(
+        def thin(self, left: ti.template(), width: ti.template(), i: int, right: ti.template()):
+            """Row i of leftᵀ right, D × width and D × m."""
+            m = ti.static(self.mech.m)
+            total = ti.Vector.zero(float, max(m, 1))
+            for k in range(self.D):
+                y = left[k * width + i]
+                for c in ti.static(range(m)):
+                    total[c] = total[c] + y * right[k * m + c]
+            return total
+
+        @ti.func
+        def part(
             self,
             # In
-            work: ti.template(),
-            store: ti.template(),
-            b: ti.template(),
-            y: ti.template(),
-            stride: int,
-            offset: int,
             c0: float,
-            c1: float,
-            c2: float,
             h: float,
+            # In: of s₁, out: without x₁
+            P: ti.template(),
             # Out
-            out: ti.template(),
-            at: int,
+            xx: ti.template(),
+            xq: ti.template(),
+            xv: ti.template(),
+            xx0: ti.template(),
+            xp: ti.template(),
         ):
-            """out[at …] = [A B]ᵀ (y[offset], y[offset + stride], …)."""
-            D, m = ti.static(self.D, self.mech.m)
-            map_q, map_z = self.map_q[store, b], self.map_z[store, b]
-            map_pi, map_a = self.map_pi[store, b], self.map_a[store, b]
-            tq, tz = self.tq[work, b], self.tz[work, b]
-            ends = ti.Vector.zero(float, 2 * max(m, 1))
-            for n in each(self.mech.coordinates):
-                tq[n], tz[n] = 0.0, 0.0
-            for j in range(D):
-                e = y[offset + j * stride] + c0 / h * y[offset + (2 * D + j) * stride]
-                for n in each(self.mech.coordinates):
-                    tz[n] = tz[n] + map_z[j * D + n] * e
-                    if ti.static(self.mech.dissipative):
-                        tq[n] = tq[n] + map_q[j * D + n] * e
-                for k in ti.static(range(m)):
-                    ends[k] = ends[k] + map_pi[j * m + k] * e
-                    ends[m + k] = ends[m + k] + map_a[j * m + k] * e
-            for n in each(self.mech.coordinates):
-                q = y[offset + (2 * D + n) * stride] / h
+            """P with s₁ in terms of x₁, q, x, v and π₁: blocks with x₁ go into their own places, others into P's."""
+            D, n, m = ti.static(self.D, self.n, self.mech.m)
+            A, B = c0 / h, 1.0 / h  # v₁ = A x₁ + B q
+            Z, Q, V, X, H = ti.static(0, D, 2 * D, 3 * D, 4 * D)
+            for i in range(D):
+                for j in range(i, D):
+                    ij, ji = i * n + j, j * n + i
+                    zz, qq, vv = P[Z * n + ij + Z], P[Q * n + ij + Q], P[V * n + ij + V]
+                    zq, qz, zv, vz = P[Z * n + ij + Q], P[Z * n + ji + Q], P[Z * n + ij + V], P[Z * n + ji + V]
+                    zx, xz, qv, vq = P[Z * n + ij + X], P[Z * n + ji + X], P[Q * n + ij + V], P[Q * n + ji + V]
+                    qx, Xq = P[Q * n + ij + X], P[Q * n + ji + X]
+                    # with all that x₁ moves beside it (left) and all that v₁ moves (right)
+                    place = P[X * n + ij + X] + C1 * (qx + Xq) + C1 * C1 * qq
+                    speed = vv + C1 * (zv + vz) + C1 * C1 * zz
+                    across = P[V * n + ji + X] + C1 * (xz + qv) + C1 * C1 * qz
+                    across_t = P[V * n + ij + X] + C1 * (zx + vq) + C1 * C1 * zq
+                    speed_q, speed_q_t = vq + C1 * zq, qv + C1 * qz
+                    speed_z, speed_z_t = vz + C1 * zz, zv + C1 * zz
+                    both = place + A * (across + across_t) + A * A * speed
+                    xx[i * D + j] = both
+                    xx[j * D + i] = both
+                    xq[i * D + j] = B * (across + A * speed)
+                    xq[j * D + i] = B * (across_t + A * speed)
+                    xx0[i * D + j] = C2 * (Xq + C1 * qq + A * speed_q)
+                    xx0[j * D + i] = C2 * (qx + C1 * qq + A * speed_q_t)
+                    xv[i * D + j] = C2 * (xz + C1 * qz + A * speed_z)
+                    xv[j * D + i] = C2 * (zx + C1 * zq + A * speed_z_t)
+                    P[Q * n + ij + Q] = B * B * speed
+                    P[Q * n + ij + X] = B * C2 * speed_q
+                    P[Q * n + ji + X] = B * C2 * speed_q_t
+                    P[Q * n + ij + V] = B * C2 * speed_z
+                    P[Q * n + ji + V] = B * C2 * speed_z_t
+                    P[V * n + ij + V] = C2 * C2 * zz
+                    P[V * n + ij + X] = C2 * C2 * zq
+                    P[V * n + ji + X] = C2 * C2 * qz
+                    P[X * n + ij + X] = C2 * C2 * qq
+                for c in ti.static(range(m)):
+                    at = i * n + H + c
+                    z, q = P[Z * n + at], P[Q * n + at]
+                    speed = P[V * n + at] + C1 * z
+                    xp[i * m + c] = P[X * n + at] + C1 * q + A * speed
+                    P[Q * n + at] = B * speed
+                    P[V * n + at] = C2 * z
+                    P[X * n + at] = C2 * q
+
+        @ti.func
+        def insert(
+            self,
+            # In
+            c0: float,
+            h: float,
+            map_z: ti.template(),
+            map_q: ti.template(),
+            map_p: ti.template(),
+            map_a: ti.template(),
+            xx: ti.template(),
+            xq: ti.template(),
+            xv: ti.template(),
+            xx0: ti.template(),
+            xp: ti.template(),
+            # Scratch
+            row: ti.template(),
+            product: ti.template(),
+            product_q: ti.template(),
+            product_p: ti.template(),
+            product_a: ti.template(),
+            # In: what `part` left, out: M_ss
+            P: ti.template(),
+            # Out: M_sa
+            mixed: ti.template(),
+        ):
+            """x₁ = T_q q + T_z z + T_π π + T_a a, put into what `part` left. Returns M_aa, without R.
+
+            Where nothing is damped a acts through π₁ = π + h a alone, so that all of its derivatives are h times π's.
+            """
+            D, n, m = ti.static(self.D, self.n, self.mech.m)
+            Q, V, X, H = ti.static(D, 2 * D, 3 * D, 4 * D)
+            A = c0 / h
+            for i in range(D):  # what x₁ is multiplied with, as sums over z, π, a (and q)
+                self.times(xx, i, map_z, row)
+                for j in each(self.mech.coordinates):
+                    product[i * D + j] = row[j]
                 if ti.static(self.mech.dissipative):
-                    q += tq[n]
+                    self.times(xx, i, map_q, row)
+                    for j in each(self.mech.coordinates):
+                        product_q[i * D + j] = row[j] + xq[i * D + j]
+                by_p = self.thin(xx, D, i, map_p)
+                for c in ti.static(range(m)):
+                    product_p[i * m + c] = by_p[c] + xp[i * m + c]
+                if ti.static(self.mech.damped):
+                    by_a = self.thin(xx, D, i, map_a)
+                    for c in ti.static(range(m)):
+                        product_a[i * m + c] = by_a[c] + h * xp[i * m + c]
+            for i in range(D):
+                self.times(map_z, i, product, row)
+                for j in each(self.mech.coordinates):
+                    P[i * n + j] = row[j]
+                if ti.static(self.mech.dissipative):
+                    self.times(map_z, i, product_q, row)
+                    for j in each(self.mech.coordinates):
+                        P[i * n + Q + j] = row[j]
+                    self.times(map_q, i, product_q, row)
+                    for j in range(i, D):
+                        P[(Q + i) * n + Q + j] = P[(Q + i) * n + Q + j] + row[j]
+                    self.times(xq, i, map_q, row)
+                    for j in range(i, D):
+                        P[(Q + i) * n + Q + j] = P[(Q + i) * n + Q + j] + row[j]
+                    self.times(map_q, i, xv, row)
+                    for j in each(self.mech.coordinates):
+                        P[(Q + i) * n + V + j] = P[(Q + i) * n + V + j] + row[j]
+                    self.times(map_q, i, xx0, row)
+                    for j in each(self.mech.coordinates):
+                        P[(Q + i) * n + X + j] = P[(Q + i) * n + X + j] + row[j]
                 else:
-                    q += c0 / h * tz[n]
-                out[at + n] = c1 * q + y[offset + (D + n) * stride]
-                out[at + D + n] = c2 * q
-                out[at + 2 * D + n] = c1 * tz[n] + y[offset + (3 * D + n) * stride]
-                out[at + 3 * D + n] = c2 * tz[n]
-            for k in ti.static(range(m)):
-                out[at + 4 * D + k] = ends[k] + y[offset + (4 * D + k) * stride]
-                out[at + 4 * D + m + k] = ends[m + k] + h * y[offset + (4 * D + k) * stride]
+                    self.times(map_z, i, xq, row)
+                    for j in each(self.mech.coordinates):
+                        P[i * n + Q + j] = A * P[i * n + j] + row[j]
+                self.times(map_z, i, xv, row)
+                for j in each(self.mech.coordinates):
+                    P[i * n + V + j] = row[j]
+                    if ti.static(not self.mech.dissipative):
+                        P[(Q + i) * n + V + j] = P[(Q + i) * n + V + j] + A * row[j]
+                self.times(map_z, i, xx0, row)
+                for j in each(self.mech.coordinates):
+                    P[i * n + X + j] = row[j]
+                    if ti.static(not self.mech.dissipative):
+                        P[(Q + i) * n + X + j] = P[(Q + i) * n + X + j] + A * row[j]
+                if ti.static(self.mech.damped):
+                    act_z, act_q = self.thin(map_z, D, i, product_a), self.thin(map_q, D, i, product_a)
+                    act_q += self.thin(xq, D, i, map_a)
+                    act_v, act_x = self.thin(xv, D, i, map_a), self.thin(xx0, D, i, map_a)
+                    for c in ti.static(range(m)):
+                        mixed[i * m + c] = act_z[c]
+                        mixed[(Q + i) * m + c] = h * P[(Q + i) * n + H + c] + act_q[c]
+                        mixed[(V + i) * m + c] = h * P[(V + i) * n + H + c] + act_v[c]
+                        mixed[(X + i) * m + c] = h * P[(X + i) * n + H + c] + act_x[c]
+                by_z = self.thin(map_z, D, i, product_p)
+                by_q = self.thin(xq, D, i, map_p)
+                if ti.static(self.mech.dissipative):
+                    by_q += self.thin(map_q, D, i, product_p)
+                else:
+                    by_q += A * by_z
+                by_v, by_x = self.thin(xv, D, i, map_p), self.thin(xx0, D, i, map_p)
+                for c in ti.static(range(m)):
+                    P[i * n + H + c] = by_z[c]
+                    P[(Q + i) * n + H + c] = P[(Q + i) * n + H + c] + by_q[c]
+                    P[(V + i) * n + H + c] = P[(V + i) * n + H + c] + by_v[c]
+                    P[(X + i) * n + H + c] = P[(X + i) * n + H + c] + by_x[c]
+                    if ti.static(not self.mech.damped):
+                        for block in ti.static(range(4)):
+                            mixed[(block * D + i) * m + c] = h * P[(block * D + i) * n + H + c]
+            if ti.static(not self.mech.dissipative):
+                for i in range(D):
+                    for j in range(i, D):
+                        y = A * (P[i * n + Q + j] + P[j * n + Q + i]) - A * A * P[i * n + j]
+                        P[(Q + i) * n + Q + j] = P[(Q + i) * n + Q + j] + y
+
+            corner = ti.Matrix.zero(float, max(m, 1), max(m, 1))
+            for i in ti.static(range(m)):  # a's own part needs π's as it was
+                for c in ti.static(range(m)):
+                    y = P[ti.static((H + min(i, c)) * n + H + max(i, c))]
+                    corner[i, c] = h * h * y
+                    mixed[(H + i) * m + c] = h * y
+            for i in ti.static(range(m)):
+                by_p, lean = self.thin(map_p, m, i, product_p), self.thin(xp, m, i, map_p)
+                for c in ti.static(range(i, m)):
+                    at = ti.static((H + i) * n + H + c)
+                    P[at] = P[at] + by_p[c] + lean[c]
+                if ti.static(self.mech.damped):
+                    by_a, by_pa = self.thin(map_a, m, i, product_a), self.thin(map_p, m, i, product_a)
+                    lean_a = self.thin(xp, m, i, map_a)
+                    for c in ti.static(range(m)):
+                        corner[i, c] += by_a[c] + h * lean_a[c]
+                        mixed[(H + i) * m + c] = mixed[(H + i) * m + c] + by_pa[c] + lean_a[c]
+            if ti.static(not self.mech.damped):
+                for i in ti.static(range(m)):
+                    for c in ti.static(range(m)):
+                        y = P[ti.static((H + min(i, c)) * n + H + max(i, c))]
+                        corner[i, c] = h * h * y
+                        mixed[(H + i) * m + c] = h * y
+            return corner
+
+        @ti.func
+        def recursion(
+            self,
+            # In
+            b: int,
+            h: float,
+            first: int,
+            maps: ti.template(),
+            # Scratch
+            store: ti.template(),
+            # In
+            g: ti.template(),
+            q: ti.template(),
+            r: ti.template(),
+            damping: ti.template(),
+            free: ti.template(),
+            # Out: step and gains; if `whole`, also curvature, which is M_aa before actions are held
+            da: ti.template(),
+            gains: ti.template(),
+            whole: ti.template(),
+            curvature: ti.template(),
+        ):
+            D, n, m = ti.static(self.D, self.n, self.mech.m)
+            V, X, H = ti.static(2 * D, 3 * D, 4 * D)
+            P, lin, row = self.value[store, b], self.linear[store, b], self.row[store, b]
+            xx, xq, xv, xx0 = self.xx[store, b], self.xq[store, b], self.xv[store, b], self.xx0[store, b]
+            xp, mixed = self.xp[store, b], self.mixed[store, b]
+            product, product_q = self.product[store, b], self.product_q[store, b]
+            product_p, product_a = self.product_p[store, b], self.product_a[store, b]
+            map_z, map_q = self.map_z[store, b], self.map_q[store, b]
+            map_p, map_a = self.map_p[store, b], self.map_a[store, b]
+            N = g.shape[1]
+            for i in range(n * n):
+                P[i] = 0.0
+            for i in range(n):
+                lin[i] = 0.0
+            for back in range(N):
+                t = N - 1 - back
+                c0, c1, c2 = self.newton.coefficients(t == 0 and first != 0)
+                self.maps.read(maps, b, t, map_z, map_q, map_p, map_a)
+                bq = b % q.shape[0]
+                for i in range(D):
+                    at = (X + i) * (n + 1)
+                    P[at] = P[at] + q[bq, t, m + i]
+                    at = (V + i) * (n + 1)
+                    P[at] = P[at] + q[bq, t, m + D + i]
+                for i in range(m):
+                    at = (H + i) * (n + 1)
+                    P[at] = P[at] + q[bq, t, i]
+                self.part(c0, h, P, xx, xq, xv, xx0, xp)
+                factor = self.insert(
+                    c0, h, map_z, map_q, map_p, map_a, xx, xq, xv, xx0, xp,
+                    row, product, product_q, product_p, product_a, P, mixed,
+                )  # fmt: skip
+                slope = self.maps.pull(c0, h, map_z, map_q, map_p, map_a, row, lin)
+                for i in ti.static(range(m)):
+                    factor[i, i] = factor[i, i] + (r[b % r.shape[0], t, i] + damping[b])
+                    if ti.static(whole):
+                        for j in ti.static(range(m)):
+                            curvature[b, t, i, j] = factor[i, j]
+                for i in ti.static(range(m)):
+                    if free[b, t, i] == 0:
+                        for j in ti.static(range(m)):
+                            factor[i, j], factor[j, i] = 0.0, 0.0
+                        factor[i, i] = 1.0
+                cholesky(factor, m)
+                k = ti.Vector.zero(float, max(m, 1))
+                for i in ti.static(range(m)):
+                    if free[b, t, i] != 0:
+                        k[i] = -(g[b, t, i] + slope[i])
+                k = cholesky_solve(factor, k, m)
+                for i in ti.static(range(m)):
+                    da[b, t, i] = k[i]
+                for i in range(n):
+                    K = ti.Vector.zero(float, max(m, 1))
+                    y = lin[i]
+                    for c in ti.static(range(m)):
+                        y += mixed[i * m + c] * k[c]
+                        if free[b, t, c] != 0:
+                            K[c] = -mixed[i * m + c]
+                    lin[i] = y
+                    K = cholesky_solve(factor, K, m)
+                    for j in range(i, n):
+                        z = P[i * n + j]
+                        for c in ti.static(range(m)):
+                            z += K[c] * mixed[j * m + c]
+                        P[i * n + j] = z
+                    for c in ti.static(range(m)):  # by x, x₋₁, v, v₋₁, π
+                        if i < D:
+                            gains[b, t, c, 2 * D + i] = c1 * K[c]
+                            gains[b, t, c, 3 * D + i] = c2 * K[c]
+                        elif i < V:
+                            gains[b, t, c, i - D] = c1 * K[c]
+                            gains[b, t, c, i] = c2 * K[c]
+                        elif i < X:
+                            gains[b, t, c, i] = gains[b, t, c, i] + K[c]
+                        elif i < H:
+                            gains[b, t, c, i - X] = gains[b, t, c, i - X] + K[c]
+                        else:
+                            gains[b, t, c, i] = K[c]
+            # δa = k + K δs along the linearised rows
+            changes = self.changes[store, b]
+            for i in range(n):
+                changes[i] = 0.0
+            for t in range(N):
+                c0, c1, c2 = self.newton.coefficients(t == 0 and first != 0)
+                self.maps.read(maps, b, t, map_z, map_q, map_p, map_a)
+                act = ti.Vector.zero(float, max(m, 1))
+                for i in ti.static(range(m)):
+                    y = da[b, t, i]
+                    for j in range(n):
+                        y += gains[b, t, i, j] * changes[j]
+                    da[b, t, i] = y
+                    act[i] = y
+                self.maps.advance(c0, c1, c2, h, map_z, map_q, map_p, map_a, act, row, changes)
 
         @ti.kernel
         def solve(
@@ -153,13 +424,9 @@ def riccati(loops: Loops):
             # In
             h: float,
             first: ti.types.ndarray(ndim=1),
-            a: ti.types.ndarray(ndim=3),
-            x: ti.types.ndarray(ndim=3),
-            v: ti.types.ndarray(ndim=3),
-            p: ti.types.ndarray(ndim=3),
             status: ti.types.ndarray(ndim=2),
+            maps: ti.types.ndarray(ndim=2),
             # Scratch
-            work: ti.types.ndarray(ndim=2),
             store: ti.types.ndarray(ndim=2),
             # In
             g: ti.types.ndarray(ndim=3),
@@ -167,145 +434,14 @@ def riccati(loops: Loops):
             r: ti.types.ndarray(ndim=3),
             damping: ti.types.ndarray(ndim=1),
             free: ti.types.ndarray(ndim=3),
-            # Out: step and gains; curvature is M_aa before actions are held
+            # In: zeros, out: see `recursion`; nothing for rollouts with a failed step
             da: ti.types.ndarray(ndim=3),
             gains: ti.types.ndarray(ndim=4),
             curvature: ti.types.ndarray(ndim=4),
         ):
-            D, n, w, m = ti.static(self.D, self.n, self.w, self.mech.m)
             ti.loop_config(block_dim=32)
-            for b in range(x.shape[0]):
-                N = a.shape[1]
-                healthy = status[b, N - 1] == OK
-                value, image, hessian = self.value[store, b], self.image[store, b], self.hessian[store, b]
-                linear, linear_image = self.linear[store, b], self.linear_image[store, b]
-                for i in range(n * n):
-                    value[i] = 0.0
-                for i in range(n):
-                    linear[i] = 0.0
-                for back in range(N):
-                    t = N - 1 - back
-                    if healthy:
-                        start = t == 0 and first[b] != 0
-                        c0, c1, c2 = self.newton.coefficients(start)
-                        self.linearise(work, store, b, t, c0, h, a, x, v, p)
-                        bq = b % q.shape[0]
-                        for i in range(D):
-                            value[i * (n + 1)] = value[i * (n + 1)] + q[bq, t, m + i]
-                            at = (2 * D + i) * (n + 1)
-                            value[at] = value[at] + q[bq, t, m + D + i]
-                        for i in range(m):
-                            at = (4 * D + i) * (n + 1)
-                            value[at] = value[at] + q[bq, t, i]
-                        for i in range(n):  # P [A B]: P is symmetric, so its row i gives row i of the product
-                            self.pull(work, store, b, value, 1, i * n, c0, c1, c2, h, image, i * w)
-                        for c in range(w):
-                            self.pull(work, store, b, image, w, c, c0, c1, c2, h, hessian, c * w)
-                        self.pull(work, store, b, linear, 1, 0, c0, c1, c2, h, linear_image, 0)
-                        for i in range(m):
-                            for j in range(m):
-                                y = hessian[(n + i) * w + n + j]
-                                if i == j:
-                                    y += r[b % r.shape[0], t, i] + damping[b]
-                                curvature[b, t, i, j] = y
-                                if free[b, t, i] == 0 or free[b, t, j] == 0:
-                                    y = float(i == j)
-                                hessian[(n + i) * w + n + j] = y
-                        # Cholesky factor of M_aa in place, lower triangle
-                        for i in range(m):
-                            for j in range(i + 1):
-                                y = hessian[(n + i) * w + n + j]
-                                for k in range(j):
-                                    y -= hessian[(n + i) * w + n + k] * hessian[(n + j) * w + n + k]
-                                if i == j:
-                                    hessian[(n + i) * w + n + j] = ti.sqrt(y)
-                                else:
-                                    hessian[(n + i) * w + n + j] = y / hessian[(n + j) * w + n + j]
-                        # K and k by two triangular solves, column n of the right-hand side being the linear term
-                        for c in range(n + 1):
-                            for i in range(m):
-                                y = 0.0
-                                if free[b, t, i] != 0:
-                                    if c < n:
-                                        y = -hessian[(n + i) * w + c]
-                                    else:
-                                        y = -(g[b, t, i] + linear_image[n + i])
-                                for k in range(i):
-                                    z = da[b, t, k]
-                                    if c < n:
-                                        z = gains[b, t, k, c]
-                                    y -= hessian[(n + i) * w + n + k] * z
-                                y /= hessian[(n + i) * w + n + i]
-                                if c < n:
-                                    gains[b, t, i, c] = y
-                                else:
-                                    da[b, t, i] = y
-                            for low in range(m):
-                                i = m - 1 - low
-                                y = da[b, t, i]
-                                if c < n:
-                                    y = gains[b, t, i, c]
-                                for k in range(i + 1, m):
-                                    z = da[b, t, k]
-                                    if c < n:
-                                        z = gains[b, t, k, c]
-                                    y -= hessian[(n + k) * w + n + i] * z
-                                y /= hessian[(n + i) * w + n + i]
-                                if c < n:
-                                    gains[b, t, i, c] = y
-                                else:
-                                    da[b, t, i] = y
-                        for i in range(n):
-                            y = linear_image[i]
-                            for k in range(m):
-                                y += hessian[(n + k) * w + i] * da[b, t, k]
-                            linear[i] = y
-                            for j in range(i + 1):
-                                z = 0.5 * (hessian[i * w + j] + hessian[j * w + i])
-                                for k in range(m):
-                                    z += hessian[(n + k) * w + i] * gains[b, t, k, j]
-                                value[i * n + j] = z
-                                value[j * n + i] = z
-                    else:
-                        for i in range(m):
-                            da[b, t, i] = 0.0
-                # δa = k + K δs along the linearised rows
-                changes = self.changes[store, b]
-                for i in range(n):
-                    changes[i] = 0.0
-                for t in range(N):
-                    if healthy:
-                        start = t == 0 and first[b] != 0
-                        c0, c1, c2 = self.newton.coefficients(start)
-                        for i in range(m):
-                            y = da[b, t, i]
-                            for j in range(n):
-                                y += gains[b, t, i, j] * changes[j]
-                            da[b, t, i] = y
-                        x0, x1, v0, v1 = (
-                            self.step.x0[work, b],
-                            self.step.x1[work, b],
-                            self.step.v0[work, b],
-                            self.step.v1[work, b],
-                        )
-                        rx, rv = self.step.dx[work, b], self.step.dv[work, b]
-                        rp, rw = self.step.dp[work, b], self.step.dw[work, b]
-                        J, Z = self.step.J[work, b], self.step.Z[work, b]
-                        C, F = self.step.C[work, b], self.step.F[work, b]
-                        self.step.factor(work, b, t, c0, h, a, x, v, p, J, Z, C, F)
-                        for i in each(self.mech.coordinates):
-                            x0[i], x1[i] = changes[i], changes[D + i]
-                            v0[i], v1[i] = changes[2 * D + i], changes[3 * D + i]
-                        for i in each(self.mech.handle_coordinates):
-                            rp[i], rw[i] = 0.0, 0.0
-                        for k in ti.static(range(m)):
-                            changes[4 * D + k] = changes[4 * D + k] + h * da[b, t, k]
-                        for row, col, e in ti.static(self.mech.drives):
-                            rp[row] = rp[row] + e * changes[4 * D + col]
-                            rw[row] = rw[row] + e * da[b, t, col]
-                        self.step.forward(c0, c1, c2, h, J, Z, C, F, x0, x1, v0, v1, rp, rw, rx, rv)
-                        for i in each(self.mech.coordinates):
-                            changes[i], changes[D + i] = rx[i], x0[i]
-                            changes[2 * D + i], changes[3 * D + i] = rv[i], v0[i]
+            for b in range(g.shape[0]):
+                if status[b, g.shape[1] - 1] == OK:
+                    self.recursion(b, h, first[b], maps, store, g, q, r, damping, free, da, gains, True, curvature)
 
     return Riccati

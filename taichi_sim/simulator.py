@@ -8,10 +8,12 @@ import math
 import torch
 
 from . import runtime
+from .box import boxed_step
 from .conjugate import conjugate_gradients
 from .elimination import Elimination
 from .errors import InputError, expect
 from .linear import linear_step
+from .linearisation import linearisation
 from .loops import LOOPED, UNROLLED, UNROLLED_UPDATES, Scratch
 from .mechanics import mechanics
 from .newton import newton
@@ -44,8 +46,8 @@ class GaussNewtonStep:
     gains: (B, N, m, n), K of δa = k + K δs with s = [x, x₋₁, v, v₋₁, π] along the rollout; Riccati only
     curvature: (B, N, m, m), second derivative of the remaining cost by a_t when later actions react optimally;
         Riccati only
-    image: (B, N, m), Ĥ δa; conjugate gradients only
-    iterations: (B,) int32; conjugate gradients only
+    image: (B, N, m), Ĥ δa; conjugate gradients and boxed steps only
+    iterations: (B,) int32, of conjugate gradients, or recursions of a boxed step
     """
 
     da: torch.Tensor
@@ -71,11 +73,14 @@ class Simulator:
         self.device, self.dtype = runtime.torch_device(), runtime.dtype()
         loops = UNROLLED if (_small(system) if unrolled is None else unrolled) else LOOPED
         self._scratch = Scratch(loops, last=self.device.type == "cuda")
+        self._steps_apart = loops.unrolled and self._scratch.last  # whether a thread for each step of a rollout pays
         solver = newton(loops)(mechanics(loops)(system), self._scratch, eps=torch.finfo(self.dtype).eps)
         step = linear_step(loops)(solver, self._scratch)
         self._rollout = rollout(loops)(solver, self._scratch)
         self._sensitivity = sensitivity(loops)(step)
-        self._riccati = riccati(loops)(step, self._scratch)
+        self._linearisation = linearisation(loops)(step, self._scratch.last)
+        self._riccati = riccati(loops)(self._linearisation, self._scratch)
+        self._boxed = boxed_step(loops)(self._riccati, self._scratch)
         self._cg = conjugate_gradients(loops)(step, self._scratch)
         self._warm = False
 
@@ -201,9 +206,26 @@ class Simulator:
         da = torch.zeros_like(g)
         gains = torch.zeros(B, N, m, self._riccati.n, dtype=self.dtype, device=self.device)
         curvature = torch.zeros(B, N, m, m, dtype=self.dtype, device=self.device)
-        store = self._memory(B, self._riccati.store)
-        self._riccati.solve(*self._rows(trajectory), store, g, q, r, damping, free, da, gains, curvature)
+        self._riccati.solve(*self._linear(trajectory), g, q, r, damping, free, da, gains, curvature)
         return GaussNewtonStep(da, gains, curvature)
+
+    def gauss_newton_boxed(self, trajectory: Trajectory, limit: float, goal, g, q, r, damping=None) -> GaussNewtonStep:
+        """`gauss_newton` with |a + δa| ≤ limit, by recursions, see `box`.
+
+        goal: (B,), the norm of the model's projected gradient at which a rollout is done
+        """
+        expect(limit > 0, "limit", "a bound > 0 m/s", limit)
+        g, q, r, damping, free = self._check_model(trajectory, g, q, r, damping, None)
+        B, N, m = g.shape
+        goal = self._check("goal", goal, (B,))
+        step, image, slope, newton, trial, bent = (torch.zeros_like(g) for _ in range(6))
+        gains = torch.empty(B, N, m, self._riccati.n, dtype=self.dtype, device=self.device)
+        iterations = torch.zeros(B, dtype=torch.int32, device=self.device)
+        rows, a = self._memory(B, N * self._boxed.row), trajectory.a.detach().contiguous()
+        scratch = (rows, free, gains, slope, newton, trial, bent)
+        problem = (a, float(limit), goal, g, q, r, damping)
+        self._boxed.solve(*self._linear(trajectory), *scratch, *problem, step, image, iterations)
+        return GaussNewtonStep(step, image=image, iterations=iterations)
 
     def gauss_newton_cg(
         self, trajectory: Trajectory, g, q, r, damping=None, free=None, tolerance=1e-10, limit=10_000
@@ -224,10 +246,21 @@ class Simulator:
         s = self.system
         rows = (N + 1) * (2 * s.points * s.dim + s.handles * s.dim) + N * (s.actions + 1)
         copies = 8  # trajectory, its trial in the line search, their cotangents and tangents, rewards' intermediates
-        method = self._cg.store(N) if not self.direct else self._riccati.store + N * s.actions * (self._riccati.n + 8)
+        method = self._cg.store(N)
+        if self.direct:
+            numbers = self._linearisation.size + self._boxed.row + s.actions * (self._riccati.n + 8)
+            method = self._riccati.store + N * numbers
         return (copies * rows + self._scratch.size + method) * torch.finfo(self.dtype).bits // 8
 
     # Inside
+
+    def _linear(self, trajectory: Trajectory):
+        """What the recursions take first: h, whether a step is the first, status, linearised steps, scratch."""
+        B, N, _ = trajectory.a.shape
+        store, maps = self._memory(B, self._riccati.store), self._memory(B, N * self._linearisation.size)
+        h, first, *_, status, _ = rows = self._rows(trajectory)
+        self._linearisation.run(*rows, 1 if self._steps_apart else N, maps)
+        return h, first, status, maps, store
 
     def _memory(self, B: int, size: int) -> torch.Tensor:
         shape = (max(size, 1), B) if self._scratch.last else (B, max(size, 1))

@@ -45,6 +45,10 @@ class Task:
     def _home(self) -> torch.Tensor:
         return torch.as_tensor(self.system.home.copy()).to(self.simulator.device, self.simulator.dtype)
 
+    @functools.cached_property
+    def _axes(self) -> torch.Tensor:
+        return torch.as_tensor(self.system.axes.copy()).to(self.simulator.device, self.simulator.dtype)
+
     @property
     def observation_size(self) -> int:
         return self.system.state_size
@@ -65,8 +69,7 @@ class Task:
 
     def observe(self, x, v, p) -> torch.Tensor:
         """(..., n_s): [actuated handle coordinates from home, positions from the goal, velocities]."""
-        axes = torch.as_tensor(self.system.axes.copy()).to(p.device, p.dtype)
-        handle = (p - self._home).flatten(-2) @ axes
+        handle = (p - self._home).flatten(-2) @ self._axes
         return torch.cat((handle, (x - self.goal).flatten(-2), v.flatten(-2)), -1)
 
     def rewards(self, trajectory: Trajectory) -> torch.Tensor:
