@@ -23,7 +23,9 @@ KERNELS = (
     ("_rollout", "run"),
     ("_sensitivity", "vjp"),
     ("_sensitivity", "jvp"),
+    ("_linearisation", "run"),
     ("_riccati", "solve"),
+    ("_boxed", "solve"),
     ("_cg", "solve"),
 )
 
