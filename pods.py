@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import sys
 
 LONGEST = 600  # characters of a message
@@ -35,13 +36,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(arguments: list[str] | None) -> int:
-    from taichi_sim.errors import InputError
+    from taichi_sim.errors import InputError, OutOfMemory
 
     options = _parser().parse_args(arguments)
     try:
         return options.run_command(options) or 0
     except InputError as error:
-        print(f"pods: {_one_line(error)}", file=sys.stderr)
+        print(f"pods: {_one_line(error)}", file=sys.stderr, flush=True)
+        if isinstance(error, OutOfMemory):
+            sys.stdout.flush()
+            os._exit(2)  # what Taichi and torch do at exit asks for memory, and aborts where there is none
         return 2
 
 

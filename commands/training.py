@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import taichi_sim
-from taichi_sim.errors import InputError, expect
+from taichi_sim.errors import OutOfMemory, expect
 
 from .report import Progress, show_evaluation
 from .runs import begin, begin_as, open_run, task_of
@@ -41,7 +41,7 @@ def train(options):
             raise
         said = f"expected room for {config.k} rollouts an epoch, got an allocation that failed"
         fits = max(1, min(config.k // 2, plan(task, config.k).fits))
-        raise InputError(f"memory: {said}; epochs saved: {run.saved}; a new run fits with --k {fits}") from error
+        raise OutOfMemory(f"memory: {said}; epochs saved: {run.saved}; a new run fits with --k {fits}") from error
     except (KeyboardInterrupt, Terminated) as stop:
         stop.args = (f"epochs saved: {run.saved}; go on with: pods train --resume {run.path}",)
         raise

@@ -9,3 +9,7 @@ def expect(condition, name, expected, found):
     """Raise ``InputError("name: expected ..., got ...")`` unless `condition` holds."""
     if not condition:
         raise InputError(f"{name}: expected {expected}, got {found}")
+
+
+class OutOfMemory(InputError):
+    """What was asked for does not fit, and the process has no memory left for anything else."""
