@@ -82,6 +82,7 @@ class Simulator:
         self._riccati = riccati(loops)(self._linearisation, self._scratch)
         self._boxed = boxed_step(loops)(self._riccati, self._scratch)
         self._cg = conjugate_gradients(loops)(step, self._scratch)
+        self._nothing = torch.empty(1, 1, dtype=self.dtype, device=self.device)
         self._warm = False
 
     def start(self, B: int, x=None, v=None, p=None) -> State:
@@ -156,7 +157,8 @@ class Simulator:
             torch.empty_like(trajectory.a),
         )
         flat = (out.x.flatten(2), out.v.flatten(2), out.p.flatten(2), out.x_prev.flatten(1), out.v_prev.flatten(1))
-        self._sensitivity.vjp(*self._rows(trajectory), *flat, out.a)
+        with runtime.compiled_quickly():
+            self._sensitivity.vjp(*self._rows(trajectory), *flat, out.a)
         return dataclasses.replace(out, x=out.x[:, 0], v=out.v[:, 0], p=out.p[:, 0])
 
     def jvp(self, trajectory: Trajectory, da: torch.Tensor, start: State | None = None):
@@ -169,14 +171,16 @@ class Simulator:
             dx[:, 0], dv[:, 0], dp[:, 0] = start.x, start.v, start.p
             dx_prev, dv_prev = start.x_prev, start.v_prev
         flat = (dx_prev.flatten(1), dv_prev.flatten(1), dx.flatten(2), dv.flatten(2), dp.flatten(2))
-        self._sensitivity.jvp(*self._rows(trajectory), da, *flat)
+        with runtime.compiled_quickly():
+            self._sensitivity.jvp(*self._rows(trajectory), da, *flat)
         return dx, dv, dp
 
     def jacobian(self, trajectory: Trajectory) -> torch.Tensor:
         """ds/da (B, N, n_s, N, m), block lower triangular; rows [actuated p, x, v] of row t+1 (paper, A.4)."""
         B, N, m = trajectory.a.shape
         S = torch.zeros(B, N, self.system.state_size, N, m, dtype=self.dtype, device=self.device)
-        self._sensitivity.jacobian(*self._rows(trajectory), S)
+        with runtime.compiled_quickly():
+            self._sensitivity.jacobian(*self._rows(trajectory), S)
         return S
 
     def gauss_newton(self, trajectory: Trajectory, g, q, r, damping=None, free=None, tolerance=1e-10):
@@ -206,7 +210,8 @@ class Simulator:
         da = torch.zeros_like(g)
         gains = torch.zeros(B, N, m, self._riccati.n, dtype=self.dtype, device=self.device)
         curvature = torch.zeros(B, N, m, m, dtype=self.dtype, device=self.device)
-        self._riccati.solve(*self._linear(trajectory), g, q, r, damping, free, da, gains, curvature)
+        with runtime.compiled_quickly():
+            self._riccati.solve(*self._linear(trajectory), g, q, r, damping, free, da, gains, curvature)
         return GaussNewtonStep(da, gains, curvature)
 
     def gauss_newton_boxed(self, trajectory: Trajectory, limit: float, goal, g, q, r, damping=None) -> GaussNewtonStep:
@@ -224,7 +229,8 @@ class Simulator:
         rows, a = self._memory(B, N * self._boxed.row), trajectory.a.detach().contiguous()
         scratch = (rows, free, gains, slope, newton, trial, bent)
         problem = (a, float(limit), goal, g, q, r, damping)
-        self._boxed.solve(*self._linear(trajectory), *scratch, *problem, step, image, iterations)
+        with runtime.compiled_quickly():
+            self._boxed.solve(*self._linear(trajectory), *scratch, *problem, step, image, iterations)
         return GaussNewtonStep(step, image=image, iterations=iterations)
 
     def gauss_newton_cg(
@@ -238,7 +244,8 @@ class Simulator:
         iterations = torch.zeros(B, dtype=torch.int32, device=self.device)
         store = self._memory(B, self._cg.store(N))
         settings = (g, q, r, damping, free, float(tolerance), int(limit))
-        self._cg.solve(*self._rows(trajectory), store, *settings, da, image, iterations)
+        with runtime.compiled_quickly():
+            self._cg.solve(*self._rows(trajectory), store, *settings, da, image, iterations)
         return GaussNewtonStep(da, iterations=iterations, image=image)
 
     def bytes_per_rollout(self, N: int) -> int:
@@ -263,7 +270,10 @@ class Simulator:
         return h, first, status, maps, store
 
     def _memory(self, B: int, size: int) -> torch.Tensor:
-        shape = (max(size, 1), B) if self._scratch.last else (B, max(size, 1))
+        """Numbers for a kernel's use, `size` a rollout; the same tensor each time where there are none."""
+        if size == 0:
+            return self._nothing
+        shape = (size, B) if self._scratch.last else (B, size)
         return torch.empty(shape, dtype=self.dtype, device=self.device)
 
     def _check_model(self, trajectory, g, q, r, damping, free):
@@ -296,7 +306,7 @@ class Simulator:
     def _advance(self, trajectory: Trajectory, t0: int, t1: int):
         start = trajectory.start
         rows = (trajectory.x.flatten(2), trajectory.v.flatten(2), trajectory.p.flatten(2))
-        past = (start.first.to(torch.int32), start.x_prev.flatten(1), start.v_prev.flatten(1))
+        past = (start.first.contiguous().view(torch.uint8), start.x_prev.flatten(1), start.v_prev.flatten(1))
         work = self._memory(len(trajectory), self._scratch.size)
         self._rollout.run(self.h, t0, t1, *past, trajectory.a, *rows, work, trajectory.status, trajectory.iterations)
 
@@ -305,7 +315,7 @@ class Simulator:
         flat = (trajectory.x.flatten(2), trajectory.v.flatten(2), trajectory.p.flatten(2))
         rows = (r.detach().contiguous() for r in (trajectory.a, *flat, trajectory.status))
         work = self._memory(len(trajectory), self._scratch.size)
-        return self.h, trajectory.start.first.to(torch.int32), *rows, work
+        return self.h, trajectory.start.first.contiguous().view(torch.uint8), *rows, work
 
     def _check_start(self, start: State) -> State:
         expect(isinstance(start, State), "start", "a State", type(start).__name__)
