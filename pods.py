@@ -101,6 +101,7 @@ def _parser() -> Parser:
     sub.add_argument("--budget-minutes", type=_number, help="of training for each run, instead of the preset's epochs")
     sub.add_argument("--preset", help="paper, cpu, or auto (the default), as for pods train")
     sub.add_argument("--jobs", type=_integer, default=1, help="runs side by side (default 1)")
+    sub.add_argument("--report", action="store_true", help="run nothing, write what the runs that are done tell")
     sub.add_argument("--runs", default="runs/reproduce", metavar="FOLDER", help="of the runs (default runs/reproduce)")
     sub.add_argument("-o", "--output", default="results", metavar="FOLDER", help="of the tables (default results)")
 

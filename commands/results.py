@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import collections
 import csv
 import dataclasses
 import io
 import json
-import platform
 import statistics
 from pathlib import Path
 
@@ -124,14 +124,16 @@ def _row(words) -> list[str]:
 
 
 def _machine(found: list[Result]) -> str:
-    where = found[0].config["environment"]
-    threads = sorted({r.config["environment"]["threads"] for r in found})
-    seeds = sorted({r.entry.seed for r in found})
-    about = f"{where['device_type']} ({where['device']}), {' or '.join(map(str, threads))} thread(s) a run"
-    versions = f"torch {where['torch']}, Taichi {where['taichi']}, Python {where['python']}, {platform.system()}"
-    return (
-        f"{len(found)} runs, seeds {', '.join(map(str, seeds))}. {about}; {versions}; physics in {where['precision']}."
-    )
+    """What the runs ran on: a sentence for each kind of machine."""
+    kinds = collections.Counter()
+    for r in found:
+        where = r.config["environment"]
+        kinds[
+            f"{where['device_type']} ({where['device']}), {where['threads']} thread(s) a run, torch {where['torch']}, "
+            f"Taichi {where['taichi']}, Python {where['python']}, physics in {where['precision']}"
+        ] += 1
+    seeds = ", ".join(map(str, sorted({r.entry.seed for r in found})))
+    return f"{len(found)} runs, seeds {seeds}. " + ". ".join(f"{n} on {kind}" for kind, n in kinds.items()) + "."
 
 
 def _returns(results: list[Result]) -> str:

@@ -25,13 +25,23 @@ def environment() -> dict:
     """What must be the same for a run to repeat bit for bit, and where it ran."""
     device = runtime.torch_device()
     return {
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine(),
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else _processor(),
         "device_type": device.type,
         "precision": str(runtime.dtype()).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         **runtime.versions(),
         **{name: importlib.metadata.version(name) for name in ("pods", "stable-baselines3", "gymnasium")},
     }
+
+
+def _processor() -> str:
+    """The CPU's name (Linux), or its architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.machine()
 
 
 class Run:

@@ -95,6 +95,37 @@ def test_held_actions_stay_and_the_rest_solves_its_own_system(simulator, name):
     assert (everything_held.da == 0).all()
 
 
+@pytest.mark.parametrize("name", ("damped_pendulum", "double", "net"))
+def test_boxed_step_meets_the_optimality_conditions(simulator, name):
+    """|a + δa| ≤ limit, (Ĥδa + g) zero inside the box and pointing outward at its faces; image = Ĥδa."""
+    sim = simulator(name)
+    trajectory, g, q, r, mu = problem(sim)
+    limit, H = trajectory.a.abs().max().item(), dense(sim, trajectory, q, r, mu)
+    goal = 1e-10 * g.flatten(1).norm(dim=1)
+    found = sim.gauss_newton_boxed(trajectory, limit, goal, g, q, r, mu)
+    image = (H @ found.da.reshape(B, -1, 1)).reshape(g.shape)
+    assert (found.image - image).norm() <= 1e-12 * image.norm()
+    at, slope = trajectory.a + found.da, g + image
+    low, high = at <= -limit * (1 - 1e-9), at >= limit * (1 - 1e-9)
+    assert at.abs().max() <= limit * (1 + 1e-15)
+    assert 0.05 < (low | high).double().mean() < 0.95
+    small = goal[:, None, None] + 1e-13 * g.norm()
+    assert (slope.abs() <= small)[~(low | high)].all()
+    assert (slope >= -small)[low].all() and (slope <= small)[high].all()
+
+
+@pytest.mark.parametrize("name", ("damped_pendulum", "double"))
+def test_boxed_step_far_from_its_bounds_is_the_recursions(simulator, name):
+    sim = simulator(name)
+    trajectory, g, q, r, mu = problem(sim)
+    goal = 1e-10 * g.flatten(1).norm(dim=1)
+    free, boxed = (
+        sim.gauss_newton_riccati(trajectory, g, q, r, mu),
+        sim.gauss_newton_boxed(trajectory, 1e6, goal, g, q, r, mu),
+    )
+    assert (boxed.iterations == 1).all() and torch.equal(boxed.da, (trajectory.a + free.da) - trajectory.a)
+
+
 @pytest.mark.parametrize("name", ("oscillator", "damped_pendulum", "double", "rope"))
 def test_curvature_is_the_schur_complement_of_the_later_actions(simulator, name):
     """M_aa(t) = Ĥ_tt − Ĥ_tl Ĥ_ll⁻¹ Ĥ_lt, l the actions after t: they react optimally, those before are fixed."""

@@ -70,7 +70,18 @@ def test_unrolled_and_looped_tangents_have_the_same_bits(both, name):
 def test_unrolled_and_looped_gauss_newton_steps_have_the_same_bits(both, name):
     def sweep(sim, rows):
         direct, iterative = sim.gauss_newton_riccati(rows, *model(sim)), sim.gauss_newton_cg(rows, *model(sim))
-        return [direct.da, direct.gains, direct.curvature, iterative.da, iterative.image, iterative.iterations]
+        boxed = sim.gauss_newton_boxed(rows, 2.0, torch.full((B,), 1e-9, dtype=torch.float64), *model(sim))
+        return [
+            boxed.da,
+            boxed.image,
+            boxed.iterations,
+            direct.da,
+            direct.gains,
+            direct.curvature,
+            iterative.da,
+            iterative.image,
+            iterative.iterations,
+        ]
 
     pairs = both(name, sweep)
     assert all(torch.equal(*pair) for pair in pairs) and all(pair[0].abs().max() > 0 for pair in pairs)

@@ -65,6 +65,14 @@ def test_what_is_done_is_not_done_again_and_what_was_cut_off_goes_on(reproduced)
     assert before[run / "config.json"] == (run / "config.json").stat().st_mtime_ns
 
 
+def test_a_report_runs_nothing_and_names_what_is_missing(reproduced):
+    folder, _ = reproduced
+    told = pods("reproduce", "fig3", "--seeds", "0,1", *REPRODUCE[4:], "--report", "-o", "told", cwd=folder)
+    assert told.returncode == 0 and "2 runs in" in told.stdout and "1 of them done" in told.stdout
+    assert "## Not run\n\n- pendulum2d-stop bptt seed 1" in (folder / "told/fig3.md").read_text()
+    assert not (folder / "runs/reproduce/0.01min/pendulum2d-stop-n50/bptt-s1").exists()
+
+
 def test_a_run_that_fails_is_named_and_the_others_go_on(tmp_path):
     """A folder that is in the way of one learner's run."""
     folder = tmp_path / "runs/reproduce/cpu/pendulum2d-stop-n50/pods1-s0"

@@ -42,7 +42,9 @@ def launches(monkeypatch):
         for owner, names in (
             (simulator._rollout, ("run",)),
             (simulator._sensitivity, ("vjp", "jvp", "jacobian")),
+            (simulator._linearisation, ("run",)),
             (simulator._riccati, ("solve",)),
+            (simulator._boxed, ("solve",)),
             (simulator._cg, ("solve",)),
         ):  # fmt: skip
             for name in names:
