@@ -10,8 +10,9 @@ import torch
 from tasks import Task
 
 SHARE = 0.5  # of the available memory that rollouts may take
-# Bytes on a CPU: then a kernel runs for seconds, a few at most, and Ctrl-C, which waits for its end, is heard.
-LAUNCH = {"cpu": 2**28, "cuda": 2**63}
+# Bytes. On a CPU: then a kernel runs for seconds, a few at most, and Ctrl-C, which waits for its end, is heard. On a
+# GPU: then no tensor has more numbers than Taichi's 32 bits can count.
+LAUNCH = {"cpu": 2**28, "cuda": 2**33}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -178,6 +178,7 @@ class Simulator:
     def jacobian(self, trajectory: Trajectory) -> torch.Tensor:
         """ds/da (B, N, n_s, N, m), block lower triangular; rows [actuated p, x, v] of row t+1 (paper, A.4)."""
         B, N, m = trajectory.a.shape
+        _expect_countable(B, N * self.system.state_size * N * m)
         S = torch.zeros(B, N, self.system.state_size, N, m, dtype=self.dtype, device=self.device)
         with runtime.compiled_quickly():
             self._sensitivity.jacobian(*self._rows(trajectory), S)
@@ -273,6 +274,7 @@ class Simulator:
         """Numbers for a kernel's use, `size` a rollout; the same tensor each time where there are none."""
         if size == 0:
             return self._nothing
+        _expect_countable(B, size)
         shape = (size, B) if self._scratch.last else (B, size)
         return torch.empty(shape, dtype=self.dtype, device=self.device)
 
@@ -294,6 +296,7 @@ class Simulator:
 
     def _begin(self, start: State, actions: torch.Tensor) -> Trajectory:
         B, N, _ = actions.shape
+        _expect_countable(B, (N + 1) * max(start.x[0].numel(), start.p[0].numel()))
 
         def rows(first):
             tensor = torch.empty(B, N + 1, *first.shape[1:], dtype=self.dtype, device=self.device)
@@ -358,6 +361,11 @@ class Simulator:
             zero = torch.zeros(1, 1, self.system.actions, dtype=self.dtype, device=self.device)
             self.vjp(self.rollout(self.start(1), zero))
             self._warm = True
+
+
+def _expect_countable(B: int, size: int):
+    """Taichi's indices have 32 bits: beyond them kernels would write somewhere else."""
+    expect(B * size < 2**31, "rollouts", f"at most {(2**31 - 1) // size} side by side, {size} numbers each", B)
 
 
 def _small(system: System) -> bool:

@@ -66,6 +66,16 @@ def test_wrong_actions_are_refused_before_any_kernel_runs(simulator, launches, f
     assert launched == ["run"]  # the watch works
 
 
+def test_more_rollouts_than_kernels_can_count_are_refused_before_anything_is_allocated(simulator, launches):
+    sim = simulator("oscillator")
+    B, N = 2**20, 3000
+    actions = torch.zeros(1, N, 2, dtype=torch.float64)[:, :, : sim.system.actions].expand(B, -1, -1)
+    launched, start = launches(sim), sim.start(B)
+    with pytest.raises(InputError, match=r"rollouts: expected at most \d+ side by side, \d+ numbers each, got 1048576"):
+        sim._begin(start, actions)
+    assert launched == []
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a second kind of device")
 def test_actions_on_another_device_are_refused(simulator):
     sim = simulator("oscillator")
