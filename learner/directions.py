@@ -11,18 +11,16 @@ import dataclasses
 import torch
 
 from taichi_sim import Trajectory
+from taichi_sim.box import AT, HALVINGS, ITERATIONS, MARGIN, SHRINK, SUFFICIENT
 from tasks import Task
 
 from .objective import cost_gradient, held_actions, hessian_product, projected_gradient
 
-QP_ITERATIONS = 12
-QP_HALVINGS = 12
 # Of the model's projected gradient, relative to the one at δ = 0: where a solve is direct, and where it is iterative.
 # Rope and cloth improve as fast with 0.03 as with 1e-9, in a quarter of the time (benchmarks/directions.py).
 EXACT, TRUNCATED = 1e-9, 0.03
 ROUND_OFF = 1e-13  # of the gradient
 SHARE = 0.1  # of the model's gradient that an iterative solve leaves, see `gauss_newton`
-SUFFICIENT = 1e-4  # of the linear prediction must be gained (Armijo)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -75,7 +73,7 @@ def _projected_newton(task, trajectory, goal, g, q, r, damping):
     """As `taichi_sim.box`, by conjugate gradients that leave a tenth of the model's gradient each time."""
     step, image = torch.zeros_like(g), torch.zeros_like(g)  # δ and (Ĥ + damping) δ
     open_ = torch.nonzero(trajectory.ok).flatten()
-    for _ in range(QP_ITERATIONS):
+    for iteration in range(ITERATIONS):
         actions = trajectory.a[open_] + step[open_]
         model_slope = projected_gradient(actions, g[open_] + image[open_], task.limit)
         todo = model_slope.flatten(1).norm(dim=1) > goal[open_]
@@ -83,8 +81,10 @@ def _projected_newton(task, trajectory, goal, g, q, r, damping):
         if not len(open_):
             break
         rows, slope = trajectory[open_], (g + image)[open_]
-        free = ~held_actions(actions[todo], slope, task.limit)
-        newton = task.simulator.gauss_newton_cg(rows, slope, q, r, damping[open_], free, SHARE).da
+        margin = max(MARGIN * SHRINK**iteration, AT)
+        near = held_actions(actions[todo], slope, task.limit, margin)
+        newton = task.simulator.gauss_newton_cg(rows, slope, q, r, damping[open_], ~near, SHARE).da
+        newton = torch.where(near, -slope.sign() * task.limit - actions[todo], newton)
         found, moved, product = _shorten(task, rows, step[open_], newton, g[open_], image[open_], damping[open_])
         open_ = open_[found]
         step[open_], image[open_] = moved[found], product[found]
@@ -97,7 +97,7 @@ def _shorten(task, rows, step, newton, g, image, damping):
     slope = g + image
     step, image = step.clone(), image.clone()
     found = torch.zeros(len(g), dtype=torch.bool, device=g.device)
-    for halvings in range(QP_HALVINGS):
+    for halvings in range(HALVINGS):
         open_ = torch.nonzero(~found).flatten()
         if not len(open_):
             break

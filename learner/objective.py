@@ -7,6 +7,7 @@ import dataclasses
 import torch
 
 from taichi_sim import Trajectory
+from taichi_sim.box import AT
 from tasks import Task
 
 
@@ -42,9 +43,9 @@ def hessian_product(task: Task, trajectory: Trajectory, delta: torch.Tensor) -> 
     return simulator.vjp(trajectory, gx, gv, gp).a + r * delta
 
 
-def held_actions(actions: torch.Tensor, g: torch.Tensor, limit: float) -> torch.Tensor:
-    """(B, N, m) bool, where an action is at its limit (to 1e-9 of it) and −g points outward."""
-    near = (1 - 1e-9) * limit
+def held_actions(actions: torch.Tensor, g: torch.Tensor, limit: float, margin: float = AT) -> torch.Tensor:
+    """(B, N, m) bool, where an action is at its limit, to `margin` of it, and −g points outward."""
+    near = (1 - margin) * limit
     return ((actions <= -near) & (g > 0)) | ((actions >= near) & (g < 0))
 
 

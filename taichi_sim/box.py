@@ -1,9 +1,11 @@
 """The Gauss–Newton step within bounds on the actions: a quadratic programme a rollout, solved where the rollout is.
 
 min ½ δᵀ(Ĥ + μ) δ + g·δ  with  |a + δ| ≤ limit, by projected Newton steps (Bertsekas 1982, SIAM J. Control Optim. 20):
-actions at a bound whose model gradient points outward are held, a Riccati recursion solves for the others, and the
-path to its solution is clipped to the box and shortened until the model falls. It ends where the model's projected
-gradient is below `goal`: the optimality conditions of the bounded problem.
+actions near a bound whose model gradient points outward go there, a Riccati recursion solves for the others, and the
+path to its solution is clipped to the box and shortened until the model falls. "Near" is MARGIN at first and shrinks:
+an action just inside a bound (a tanh never quite reaches it) would be clipped after the shortest way, and what is left
+of the others' step need not go downhill. It ends where the model's projected gradient is below `goal`: the optimality
+conditions of the bounded problem.
 """
 
 import functools
@@ -16,7 +18,8 @@ from .newton import OK
 ITERATIONS = 12
 HALVINGS = 12
 SUFFICIENT = 1e-4  # of the linear prediction must be gained (Armijo)
-NEAR = 1.0 - 1e-9  # of the limit: an action there is at its bound
+AT = 1e-9  # of the limit: an action so near its bound is at it
+MARGIN, SHRINK = 1e-2, 0.2  # of the limit: an action so near goes to its bound; times SHRINK in each iteration
 
 
 @functools.cache
@@ -124,15 +127,16 @@ def boxed_step(loops: Loops):
             for b in range(g.shape[0]):
                 N = g.shape[1]
                 running = status[b, N - 1] == OK
+                margin = ti.cast(MARGIN, float)
                 while running:
                     left = 0.0  # of the model's projected gradient, squared
                     for t in range(N):
                         for k in ti.static(range(m)):
                             y, at = g[b, t, k] + image[b, t, k], a[b, t, k] + step[b, t, k]
-                            held = (at <= -NEAR * limit and y > 0.0) or (at >= NEAR * limit and y < 0.0)
+                            room = limit - at if y < 0.0 else limit + at
                             slope[b, t, k] = y
-                            free[b, t, k] = 0 if held else 1
-                            if not held:
+                            free[b, t, k] = 0 if room <= margin * limit else 1
+                            if room > AT * limit:
                                 left += y * y
                     running = left > goal[b] * goal[b] and iterations[b] < ITERATIONS
                     if running:
@@ -140,6 +144,12 @@ def boxed_step(loops: Loops):
                         self.riccati.recursion(
                             b, h, first[b], maps, store, slope, q, r, damping, free, newton, gains, False, gains
                         )
+                        for t in range(N):
+                            for k in ti.static(range(m)):
+                                if free[b, t, k] == 0:
+                                    at = a[b, t, k] + step[b, t, k]
+                                    newton[b, t, k] = (limit if slope[b, t, k] < 0.0 else -limit) - at
+                        margin = ti.max(SHRINK * margin, AT)
                         running = False
                         alpha, halvings = 1.0, 0
                         while not running and halvings < HALVINGS:

@@ -123,6 +123,20 @@ def test_gauss_newton_with_active_limits_minimises_the_model_in_the_box(task, na
         assert mine <= theirs + 1e-9 * abs(theirs) and mine < 0
 
 
+@pytest.mark.parametrize("name", ("pendulum2d-stop", "rope3d-stop"))
+def test_actions_just_inside_their_limits_do_not_stop_the_others(task, name):
+    """What a saturated tanh gives: 1e-2 to 1e-6 of the limit away from it. Every rollout finds a step, and gains."""
+    made = task(name, 50)
+    B, m = 32, made.system.actions
+    push = 8 * systems.random(B, 50, m, seed=3).cumsum(1)
+    rows = made.simulator.rollout(made.start(3, B), made.limit * torch.tanh(push / 4))
+    room = 1 - rows.a.abs() / made.limit
+    assert rows.ok.all() and ((room > 1e-9) & (room < 1e-2)).double().mean() > 0.2
+    found = directions.gauss_newton(made, rows)
+    assert (found.slope < 0).all()
+    assert (line_search(made, rows, found).gain > 0).all()
+
+
 @both_orders
 @pytest.mark.parametrize("limit", (0.1, 1.0))
 def test_directions_go_downhill_and_stay_within_the_limits(task, find, limit):
