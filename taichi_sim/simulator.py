@@ -365,7 +365,7 @@ class Simulator:
 
 def _expect_countable(B: int, size: int):
     """Taichi's indices have 32 bits: beyond them kernels would write somewhere else."""
-    expect(B * size < 2**31, "rollouts", f"at most {(2**31 - 1) // size} side by side, {size} numbers each", B)
+    expect(B * size < 2**31, "rollouts", f"at most {(2**31 - 1) // max(size, 1)} side by side, {size} numbers each", B)
 
 
 def _small(system: System) -> bool:

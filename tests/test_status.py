@@ -128,6 +128,11 @@ def test_wrong_sweep_arguments_are_refused_before_any_kernel_runs(simulator, lau
         (lambda: sim.gauss_newton(trajectory, g, q, r / 0.0), r"r: expected finite numbers, got inf at \(0, 0, 0\)"),
         (lambda: sim.gauss_newton(trajectory, g, q, r, g[:, 0]), r"damping: expected \(2\), got \(2, 1\)"),
         (lambda: sim.gauss_newton(trajectory, g, q, r, free=g[0] > 0), r"free: expected \(2, 3, 1\), got \(3, 1\)"),
+        (
+            lambda: sim.gauss_newton_boxed(trajectory, 0.0, g[:, 0, 0], g, q, r),
+            "limit: expected a bound > 0 m/s, got 0.0",
+        ),
+        (lambda: sim.gauss_newton_boxed(trajectory, 1.0, g, g, q, r), r"goal: expected \(2\), got \(2, 3, 1\)"),
         (lambda: sim.gauss_newton_cg(trajectory, g[:, :2], q, r), r"g: expected \(2, 3, 1\), got \(2, 2, 1\)"),
         (lambda: sim.gauss_newton_cg(trajectory, g, -q, r), "q: expected second derivatives of the cost >= 0, got -1"),
         (lambda: sim.gauss_newton_cg(trajectory, g, q, r, tolerance=2), "tolerance: expected a number between 0 and 1"),
@@ -137,7 +142,8 @@ def test_wrong_sweep_arguments_are_refused_before_any_kernel_runs(simulator, lau
     assert launched == []
     for call in (sim.gauss_newton_riccati, sim.gauss_newton_cg):
         call(trajectory, g, q, r)
-    assert launched == ["solve", "solve"]  # the watch works
+    sim.gauss_newton_boxed(trajectory, 1.0, g[:, 0, 0], g, q, r)
+    assert launched == ["run", "solve", "solve", "run", "solve"]  # the watch works
 
 
 @pytest.mark.parametrize("h", (0.0, -0.01, float("nan"), float("inf"), "0.01"))
