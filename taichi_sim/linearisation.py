@@ -30,7 +30,6 @@ def linearisation(loops: Loops):
             self.mech = step.mech
             self.newton = step.newton
             D, m = self.mech.D, self.mech.m
-            # By position in memory: what each number of a step stands for is the same for CPU and GPU
             sizes = {"z": D * D, "q": D * D if self.mech.dissipative else 0}
             sizes |= {"p": D * m, "a": D * m if self.mech.damped else 0}
             self.size, at = sum(sizes.values()), 0
@@ -51,6 +50,7 @@ def linearisation(loops: Loops):
             p: ti.template(),
             a: ti.template(),
         ):
+            """The maps of step t, from memory."""
             D, m = ti.static(self.mech.D, self.mech.m)
             zs, qs, ps, as_ = self.z[maps, b, t], self.q[maps, b, t], self.p[maps, b, t], self.a[maps, b, t]
             for n in range(D * D):
@@ -80,6 +80,7 @@ def linearisation(loops: Loops):
             # In: δ[x, x₋₁, v, v₋₁, π] of row t, out: of row t+1
             state: ti.template(),
         ):
+            """One step of the linearised rollout, under the change `act` of the action."""
             D, m = ti.static(self.mech.D, self.mech.m)
             V, W, H = ti.static(2 * D, 3 * D, 4 * D)
             for k in range(D):
