@@ -9,159 +9,142 @@ import functools
 
 import taichi as ti
 
-from .loops import Loops, Rows, Scratch
-from .newton import OK
+from .loops import Group, Loops, Rows, Scratch
 
 
 @functools.cache
 def conjugate_gradients(loops: Loops):
-    each = loops.each
+    each, side = loops.each, loops.side
 
     @ti.data_oriented
     class ConjugateGradients:
-        """One thread a rollout; `store` holds the factors and the tangents of all its rows."""
+        """A thread has its lanes' rollouts; `store` holds the factors and the tangents of all their rows.
+
+        Lanes go on together until the last has arrived; one that has does not move any more.
+        """
 
         def __init__(self, step, scratch: Scratch):
             self.step = step
             self.mech = step.mech
-            self.newton = step.newton
-            mech = self.mech
-            J, C = mech.blocks * mech.dd, mech.couplings * mech.dd
-            Z = {True: J, False: mech.P * mech.dd if mech.rough else 0}[mech.damped]
-            sizes = {"J": J, "Z": Z, "C": C, "F": C if mech.damped else 0, "x": mech.D, "v": mech.D, "pi": mech.m}
-            sizes |= {"residual": mech.m, "direction": mech.m, "bent": mech.m}
-            self.row = sum(sizes.values())
+            self.many, self.lanes = loops.lanes, loops.abreast()
+            P, d, m = self.mech.P, self.mech.d, self.mech.m
             at = 0
-            for name, size in sizes.items():
-                setattr(self, name, Rows(at, self.row, scratch.last))
-                at += size
+
+            def rows(n: int, width: int) -> tuple:
+                nonlocal at
+                at += n * width
+                return at - n * width, width
+
+            blocks = self.mech.blocks_of(rows).slots
+            places = blocks | {"x": rows(P, d), "v": rows(P, d), "pi": rows(1, m)}
+            places |= {name: rows(1, m) for name in ("residual", "direction", "bent")}
+            self.row = at
+            self.rows = Group(**{name: Rows(n, at, scratch.last, w, loops.lanes) for name, (n, w) in places.items()})
+            self.all_blocks, self.all_couplings = loops.range(self.mech.blocks), loops.range(self.mech.couplings)
+            names = ("energy", "square", "goal", "alpha", "before")
+            self.variables = Group(handle=loops.local(1, max(m, 1)), **{name: loops.scalar() for name in names})
+            self.steps = loops.scalar(ti.i32)
 
         def store(self, N: int) -> int:
             """Numbers that a rollout of N steps needs in `store`."""
             return N * self.row
 
         @ti.func
-        def factor(
-            self,
-            # In
-            work: ti.template(),
-            store: ti.template(),
-            b: ti.template(),
-            h: float,
-            first: int,
-            a: ti.template(),
-            x: ti.template(),
-            v: ti.template(),
-            p: ti.template(),
-        ):
-            """J, factored, Z, C and F of every row, into `store`."""
-            for t in range(a.shape[1]):
-                c0, c1, c2 = self.newton.coefficients(t == 0 and first != 0)
-                J, Z, C, F = self.step.J[work, b], self.step.Z[work, b], self.step.C[work, b], self.step.F[work, b]
-                self.step.factor(work, b, t, c0, h, a, x, v, p, J, Z, C, F)
-                Js, Zs, Cs, Fs = (
-                    self.J[store, b, t],
-                    self.Z[store, b, t],
-                    self.C[store, b, t],
-                    self.F[store, b, t],
-                )
-                for n in each(self.mech.entries):
-                    Js[n] = J[n]
-                for n in each(self.mech.dissipation_entries):
-                    Zs[n] = Z[n]
-                for n in each(self.mech.coupling_entries):
-                    Cs[n] = C[n]
-                    if ti.static(self.mech.damped):
-                        Fs[n] = F[n]
+        def keep(self, y: ti.template(), row: ti.template()):
+            """The blocks of y, J factored, into `row`."""
+            dd = ti.static(self.mech.dd)
+            for s in each(self.all_blocks):
+                for lane in side(self.lanes):
+                    for k in ti.static(range(dd)):
+                        row.J[s, k, lane] = y.J[s, k, lane]
+            for s in each(self.mech.dissipating):
+                for lane in side(self.lanes):
+                    for k in ti.static(range(dd)):
+                        row.Z[s, k, lane] = y.Z[s, k, lane]
+            for s in each(self.all_couplings):
+                for lane in side(self.lanes):
+                    for k in ti.static(range(dd)):
+                        row.C[s, k, lane] = y.C[s, k, lane]
+                        if ti.static(self.mech.damped):
+                            row.F[s, k, lane] = y.F[s, k, lane]
 
         @ti.func
         def product(
             self,
-            # In
-            work: ti.template(),
+            # Scratch
+            y: ti.template(),
+            z: ti.template(),
             store: ti.template(),
-            b: ti.template(),
+            # In
+            group: int,
             h: float,
-            first: int,
+            first: ti.template(),
             q: ti.template(),
             r: ti.template(),
             damping: ti.template(),
             N: int,
         ):
             """bent = (SᵀQS + R + μI) direction."""
-            m, D = ti.static(self.mech.m, self.mech.D)
-            x0, x1, v0, v1 = (
-                self.step.x0[work, b],
-                self.step.x1[work, b],
-                self.step.v0[work, b],
-                self.step.v1[work, b],
-            )
-            rx, rv = self.step.dx[work, b], self.step.dv[work, b]
-            rp, rw = self.step.dp[work, b], self.step.dw[work, b]
-            for n in each(self.mech.coordinates):
-                x0[n], x1[n], v0[n], v1[n] = 0.0, 0.0, 0.0, 0.0
-            for n in each(self.mech.handle_coordinates):
-                rp[n] = 0.0
-            pi = ti.Vector.zero(float, max(m, 1))
-            for t in range(N):
-                c0, c1, c2 = self.newton.coefficients(t == 0 and first != 0)
-                J, Z = self.J[store, b, t], self.Z[store, b, t]
-                C, F = self.C[store, b, t], self.F[store, b, t]
-                for n in each(self.mech.handle_coordinates):
-                    rw[n] = 0.0
-                y = self.direction[store, b, t]
-                for row, col, e in ti.static(self.mech.drives):
-                    rw[row] = rw[row] + e * y[col]
-                for n in each(self.mech.handle_coordinates):
-                    rp[n] = rp[n] + h * rw[n]
-                self.step.forward(c0, c1, c2, h, J, Z, C, F, x0, x1, v0, v1, rp, rw, rx, rv)
-                xs, vs, ps = (
-                    self.x[store, b, t],
-                    self.v[store, b, t],
-                    self.pi[store, b, t],
-                )
-                bq = b % q.shape[0]
-                for n in each(self.mech.coordinates):
-                    x1[n], v1[n] = x0[n], v0[n]
-                    x0[n], v0[n] = rx[n], rv[n]
-                    xs[n] = q[bq, t, m + n] * rx[n]
-                    vs[n] = q[bq, t, m + D + n] * rv[n]
+            m, d, D = ti.static(self.mech.m, self.mech.d, self.mech.D)
+            self.step.clear(y)
+            for lane in side(self.lanes):
                 for k in ti.static(range(m)):
-                    pi[k] = pi[k] + h * y[k]
-                    ps[k] = q[bq, t, k] * pi[k]
+                    z.handle[0, k, lane] = 0.0
+            for t in range(N):
+                self.step.difference(y, t, h, first)
+                row = self.rows[store, group, t]
+                for j in each(self.mech.all_handles):
+                    for lane in side(self.lanes):
+                        for k in ti.static(range(d)):
+                            y.dw[j, k, lane] = 0.0
+                for n, col, e in ti.static(self.mech.drives):
+                    for lane in side(self.lanes):
+                        there = y.dw[n // d, n % d, lane]
+                        y.dw[n // d, n % d, lane] = there + e * row.direction[0, col, lane]
+                for j in each(self.mech.all_handles):
+                    for lane in side(self.lanes):
+                        for k in ti.static(range(d)):
+                            y.dp[j, k, lane] = y.dp[j, k, lane] + h * y.dw[j, k, lane]
+                self.step.forward(y, row, h)
+                self.step.advance(y)
+                for i in each(self.mech.all_points):
+                    for lane in side(self.lanes):
+                        b = y.rollout[lane] % q.shape[0]
+                        for k in ti.static(range(d)):
+                            row.x[i, k, lane] = q[b, t, m + i * d + k] * y.dx[i, k, lane]
+                            row.v[i, k, lane] = q[b, t, m + D + i * d + k] * y.dv[i, k, lane]
+                for lane in side(self.lanes):
+                    for k in ti.static(range(m)):
+                        z.handle[0, k, lane] = z.handle[0, k, lane] + h * row.direction[0, k, lane]
+                        row.pi[0, k, lane] = q[y.rollout[lane] % q.shape[0], t, k] * z.handle[0, k, lane]
             # The weighted tangents are the cotangents of the rows
-            for n in each(self.mech.coordinates):
-                x0[n], x1[n], v0[n], v1[n] = 0.0, 0.0, 0.0, 0.0
-            for n in each(self.mech.handle_coordinates):
-                rp[n] = 0.0
-            for k in ti.static(range(m)):
-                pi[k] = 0.0
+            self.step.clear(y)
+            for lane in side(self.lanes):
+                for k in ti.static(range(m)):
+                    z.handle[0, k, lane] = 0.0
             for back in range(N):
                 t = N - 1 - back
-                c0, c1, c2 = self.newton.coefficients(t == 0 and first != 0)
-                J, Z = self.J[store, b, t], self.Z[store, b, t]
-                C, F = self.C[store, b, t], self.F[store, b, t]
-                xs, vs, ps = (
-                    self.x[store, b, t],
-                    self.v[store, b, t],
-                    self.pi[store, b, t],
-                )
-                for n in each(self.mech.coordinates):  # x0, v0: of row t+1; x1, v1: of row t, from later rows so far
-                    x0[n] = x0[n] + xs[n]
-                    v0[n] = v0[n] + vs[n]
-                for n in each(self.mech.handle_coordinates):
-                    rw[n] = 0.0
-                self.step.backward(c0, h, J, Z, C, F, x0, v0, rx, rv, rp, rw)
-                for n in each(self.mech.coordinates):
-                    z = self.mech.mass[n // self.mech.d] / h * rx[n]
-                    x0[n], x1[n] = x1[n] + c1 * rv[n], c2 * rv[n]
-                    v0[n], v1[n] = v1[n] - c1 * z, -c2 * z
-                y, out = self.direction[store, b, t], self.bent[store, b, t]
-                for k in ti.static(range(m)):
-                    pi[k] = pi[k] + ps[k]
-                    out[k] = (r[b % r.shape[0], t, k] + damping[b]) * y[k] + h * pi[k]
-                for row, col, e in ti.static(self.mech.drives):
-                    out[col] = out[col] + e * (h * rp[row] + rw[row])
+                self.step.difference(y, t, h, first)
+                row = self.rows[store, group, t]
+                for i in each(self.mech.all_points):
+                    for lane in side(self.lanes):
+                        for k in ti.static(range(d)):
+                            y.x0[i, k, lane] = y.x0[i, k, lane] + row.x[i, k, lane]
+                            y.v0[i, k, lane] = y.v0[i, k, lane] + row.v[i, k, lane]
+                for j in each(self.mech.all_handles):
+                    for lane in side(self.lanes):
+                        for k in ti.static(range(d)):
+                            y.dw[j, k, lane] = 0.0
+                self.step.backward(y, row, h)
+                for lane in side(self.lanes):
+                    b = y.rollout[lane]
+                    for k in ti.static(range(m)):
+                        z.handle[0, k, lane] = z.handle[0, k, lane] + row.pi[0, k, lane]
+                        own = (r[b % r.shape[0], t, k] + damping[b]) * row.direction[0, k, lane]
+                        row.bent[0, k, lane] = own + h * z.handle[0, k, lane]
+                    for n, col, e in ti.static(self.mech.drives):
+                        part = e * (h * y.dp[n // d, n % d, lane] + y.dw[n // d, n % d, lane])
+                        row.bent[0, col, lane] = row.bent[0, col, lane] + part
 
         @ti.kernel
         def solve(
@@ -192,49 +175,85 @@ def conjugate_gradients(loops: Loops):
         ):
             m = ti.static(self.mech.m)
             ti.loop_config(block_dim=32)
-            for b in range(x.shape[0]):
+            for group in range((x.shape[0] + self.many - 1) // self.many):
                 N = a.shape[1]
-                energy, square = 0.0, 0.0  # of the residual, in the preconditioner's metric and plain
+                y, z, steps = self.step.variables[work, group], self.variables[0], self.steps[0]
+                self.step.begin(y, group, status)
+                for lane in side(self.lanes):
+                    z.energy[lane], z.square[lane], steps[lane] = 0.0, 0.0, 0  # energy: in the preconditioner's metric
                 for t in range(N):
-                    residual, direction = self.residual[store, b, t], self.direction[store, b, t]
-                    for k in ti.static(range(m)):
-                        y = 0.0
-                        if free[b, t, k] != 0 and status[b, N - 1] == OK:
-                            y = -g[b, t, k]
-                        z = y / (r[b % r.shape[0], t, k] + damping[b])
-                        residual[k], direction[k] = y, z
-                        da[b, t, k], image[b, t, k] = 0.0, 0.0
-                        energy += y * z
-                        square += y * y
-                goal = tolerance * tolerance * square
-                steps = 0
-                if square > 0.0:
-                    self.factor(work, store, b, h, first[b], a, x, v, p)
-                while square > goal and steps < limit:
-                    steps += 1
-                    self.product(work, store, b, h, first[b], q, r, damping, N)
-                    curvature = 0.0
-                    for t in range(N):
-                        direction, bent = self.direction[store, b, t], self.bent[store, b, t]
+                    row = self.rows[store, group, t]
+                    for lane in side(self.lanes):
+                        b = y.rollout[lane]
                         for k in ti.static(range(m)):
-                            curvature += direction[k] * bent[k]
-                    alpha, before = energy / curvature, energy
-                    energy, square = 0.0, 0.0
+                            left = 0.0
+                            if free[b, t, k] != 0 and y.healthy[lane] == 1:
+                                left = -g[b, t, k]
+                            down = left / (r[b % r.shape[0], t, k] + damping[b])
+                            row.residual[0, k, lane], row.direction[0, k, lane] = left, down
+                            z.energy[lane] = z.energy[lane] + left * down
+                            z.square[lane] = z.square[lane] + left * left
+                            if y.inside[lane] == 1:
+                                da[b, t, k], image[b, t, k] = 0.0, 0.0
+                active = 0
+                for lane in side(self.lanes):
+                    z.goal[lane] = tolerance * tolerance * z.square[lane]
+                    active += ti.cast(z.square[lane] > z.goal[lane], ti.i32)
+                if active > 0:
                     for t in range(N):
-                        residual = self.residual[store, b, t]
-                        direction, bent = self.direction[store, b, t], self.bent[store, b, t]
-                        for k in ti.static(range(m)):
-                            da[b, t, k] = da[b, t, k] + alpha * direction[k]
-                            image[b, t, k] = image[b, t, k] + alpha * bent[k]
-                            if free[b, t, k] != 0:
-                                residual[k] = residual[k] - alpha * bent[k]
-                            square += residual[k] * residual[k]
-                            energy += residual[k] * residual[k] / (r[b % r.shape[0], t, k] + damping[b])
+                        self.step.difference(y, t, h, first)
+                        self.step.factor(y, t, h, a, x, v, p)
+                        self.keep(y, self.rows[store, group, t])
+                done = 0
+                while active > 0 and done < limit:
+                    done += 1
+                    self.product(y, z, store, group, h, first, q, r, damping, N)
+                    for lane in side(self.lanes):
+                        z.alpha[lane] = 0.0
                     for t in range(N):
-                        residual, direction = self.residual[store, b, t], self.direction[store, b, t]
-                        for k in ti.static(range(m)):
-                            z = residual[k] / (r[b % r.shape[0], t, k] + damping[b])
-                            direction[k] = z + energy / before * direction[k]
-                iterations[b] = steps
+                        row = self.rows[store, group, t]
+                        for lane in side(self.lanes):
+                            for k in ti.static(range(m)):
+                                z.alpha[lane] = z.alpha[lane] + row.direction[0, k, lane] * row.bent[0, k, lane]
+                    for lane in side(self.lanes):
+                        if z.square[lane] > z.goal[lane]:
+                            z.alpha[lane] = z.energy[lane] / z.alpha[lane]
+                            z.before[lane] = z.energy[lane]
+                            z.energy[lane], z.square[lane] = 0.0, 0.0
+                            steps[lane] = done
+                        else:
+                            z.alpha[lane], z.before[lane] = 0.0, 0.0
+                    for t in range(N):
+                        row = self.rows[store, group, t]
+                        for lane in side(self.lanes):
+                            if z.before[lane] > 0.0:
+                                b = y.rollout[lane]
+                                for k in ti.static(range(m)):
+                                    if y.inside[lane] == 1:
+                                        da[b, t, k] = da[b, t, k] + z.alpha[lane] * row.direction[0, k, lane]
+                                        image[b, t, k] = image[b, t, k] + z.alpha[lane] * row.bent[0, k, lane]
+                                    left = row.residual[0, k, lane]
+                                    if free[b, t, k] != 0:
+                                        left = left - z.alpha[lane] * row.bent[0, k, lane]
+                                    row.residual[0, k, lane] = left
+                                    z.square[lane] = z.square[lane] + left * left
+                                    z.energy[lane] = z.energy[lane] + left * left / (
+                                        r[b % r.shape[0], t, k] + damping[b]
+                                    )
+                    for t in range(N):
+                        row = self.rows[store, group, t]
+                        for lane in side(self.lanes):
+                            if z.before[lane] > 0.0:
+                                b = y.rollout[lane]
+                                for k in ti.static(range(m)):
+                                    down = row.residual[0, k, lane] / (r[b % r.shape[0], t, k] + damping[b])
+                                    past = z.energy[lane] / z.before[lane] * row.direction[0, k, lane]
+                                    row.direction[0, k, lane] = down + past
+                    active = 0
+                    for lane in side(self.lanes):
+                        active += ti.cast(z.square[lane] > z.goal[lane], ti.i32)
+                for lane in side(self.lanes):
+                    if y.inside[lane] == 1:
+                        iterations[y.rollout[lane]] = steps[lane]
 
     return ConjugateGradients

@@ -16,30 +16,26 @@ def bilateral(delta, stiffness):
     return 0.5 * stiffness * delta * delta, stiffness * delta, stiffness
 
 
+def softness(stiffness, blend):
+    """k/4ε, of a cable's force between slack and taut."""
+    return stiffness / (4.0 * blend)
+
+
 @ti.func
-def unilateral(delta, stiffness, blend):
-    """E, E′, E″ of a cable; exactly zero for δ ≤ −ε."""
-    energy, tension, slope = 0.0, 0.0, 0.0
-    if delta >= blend:
-        energy = 0.5 * stiffness * delta * delta + stiffness * blend * blend / 6.0
-        tension = stiffness * delta
-        slope = stiffness
-    elif delta > -blend:
-        s = delta + blend
-        energy = stiffness * s * s * s / (12.0 * blend)
-        tension = stiffness * s * s / (4.0 * blend)
-        slope = stiffness * s / (2.0 * blend)
+def unilateral(delta, stiffness, blend, soft):
+    """E, E′, E″ of a cable with `soft` = k/4ε; exactly zero for δ ≤ −ε. No branches and no divisions, for SIMD."""
+    s = ti.max(delta + blend, 0.0)
+    taut = delta >= blend
+    above = 0.5 * stiffness * delta * delta + (1.0 / 6.0) * stiffness * blend * blend
+    energy = ti.select(taut, above, (1.0 / 3.0) * soft * s * s * s)
+    tension = ti.select(taut, stiffness * delta, soft * s * s)
+    slope = ti.select(taut, stiffness, 2.0 * soft * s)
     return energy, tension, slope
 
 
 @ti.func
 def engagement(delta, blend):
     """s, s′ of the share of a cable's damping that acts: 0 slack, 1 taut, a cubic between (C¹)."""
-    share, slope = 0.0, 0.0
-    if delta >= blend:
-        share = 1.0
-    elif delta > -blend:
-        z = (delta + blend) / (2.0 * blend)
-        share = z * z * (3.0 - 2.0 * z)
-        slope = 6.0 * z * (1.0 - z) / (2.0 * blend)
-    return share, slope
+    scale = 0.5 / blend
+    z = ti.min(ti.max(scale * (delta + blend), 0.0), 1.0)
+    return z * z * (3.0 - 2.0 * z), 6.0 * scale * z * (1.0 - z)

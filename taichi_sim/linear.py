@@ -12,154 +12,178 @@ import functools
 
 import taichi as ti
 
-from .loops import Loops, Scratch
+from .loops import Group, Loops, Scratch
+from .newton import OK
 
 
 @functools.cache
 def linear_step(loops: Loops):
-    each, known = loops.each, loops.known
+    each, side, known = loops.each, loops.side, loops.known
 
     @ti.data_oriented
     class LinearStep:
-        """Taichi functions shared by every sweep."""
+        """Taichi functions shared by every sweep; y: `variables`, blocks: J, factored, Z, C and F of a row.
+
+        Tangents x0, v0 of row t, x1, v1 of row t−1, dp of p₁ and dw of w give dx, dv of row t+1. Cotangents x0, v0 of
+        row t+1 give the adjoint dx, the cotangent dv of q, and are added to dp and dw.
+        """
 
         def __init__(self, newton, scratch: Scratch):
             self.newton = newton
             self.mech = newton.mech
             self.lu = newton.lu
-            D, Hd = self.mech.D, self.mech.H * self.mech.d
-            self.u, self.x, self.v, self.r, self.scale = newton.trial, newton.x, newton.v, newton.r, newton.scale
-            self.p, self.w, self.lag = newton.p, newton.w, newton.lag
-            self.J, self.Z, self.C, self.F = newton.J, newton.Z, newton.C, newton.F
-            # Tangents of rows t and t−1, of p₁ and w, and what comes of them; or cotangents
-            self.x0, self.x1, self.v0, self.v1, self.dx, self.dv = (scratch.slot(D) for _ in range(6))
-            self.dp, self.dw = scratch.slot(Hd), scratch.slot(Hd)
+            self.many, self.lanes = loops.lanes, loops.abreast()
+            d = self.mech.d
+            rows = {name: scratch.slot(self.mech.P, d) for name in ("x0", "x1", "v0", "v1", "dx", "dv")}
+            rows |= {name: scratch.slot(self.mech.H, d) for name in ("dp", "dw")}
+            scalars = {name: loops.scalar() for name in ("c1", "c2", "pivot")}
+            scalars |= {name: loops.scalar(ti.i32) for name in ("rollout", "inside", "healthy")}
+            self.variables = newton.equations | Group(**rows, **scalars)
+
+        @ti.func
+        def begin(self, y: ti.template(), group: int, status: ti.template()):
+            """Which rollouts the lanes are; beyond the last one they repeat it, and are not `inside`."""
+            for lane in side(self.lanes):
+                b = ti.min(group * self.many + lane, status.shape[0] - 1)
+                y.rollout[lane] = b
+                y.inside[lane] = ti.cast(group * self.many + lane < status.shape[0], ti.i32)
+                y.healthy[lane] = ti.cast(status[b, status.shape[1] - 1] == OK, ti.i32)
+
+        @ti.func
+        def difference(self, y: ti.template(), t: int, h: float, first: ti.template()):
+            """The difference formula of step t."""
+            for lane in side(self.lanes):
+                c0, c1, c2 = self.newton.coefficients(t == 0 and first[y.rollout[lane]] != 0)
+                y.rate[lane], y.c1[lane], y.c2[lane] = c0 / h, c1, c2
+
+        @ti.func
+        def clear(self, y: ti.template()):
+            """No tangents or cotangents."""
+            for i in each(self.mech.all_points):
+                for lane in side(self.lanes):
+                    for k in ti.static(range(self.mech.d)):
+                        y.x0[i, k, lane], y.x1[i, k, lane], y.v0[i, k, lane], y.v1[i, k, lane] = 0.0, 0.0, 0.0, 0.0
+            for j in each(self.mech.all_handles):
+                for lane in side(self.lanes):
+                    for k in ti.static(range(self.mech.d)):
+                        y.dp[j, k, lane], y.dw[j, k, lane] = 0.0, 0.0
 
         @ti.func
         def factor(
             self,
+            y: ti.template(),
             # In: the row t+1 and the action that led to it
-            work: ti.template(),
-            b: ti.template(),
             t: int,
-            c0: float,
             h: float,
             a: ti.template(),
             x: ti.template(),
             v: ti.template(),
             p: ti.template(),
-            # Out
-            J: ti.template(),
-            Z: ti.template(),
-            C: ti.template(),
-            F: ti.template(),
         ):
-            """J, factored, and Z, C, F at row t+1 (laid out as in `Mechanics`)."""
-            us, xs, vs = self.u[work, b], self.x[work, b], self.v[work, b]
-            ps, ws = self.p[work, b], self.w[work, b]
-            r, scale, lag = self.r[work, b], self.scale[work, b], self.lag[work, b]
-            for n in each(self.mech.coordinates):
-                us[n] = 0.0
-                xs[n] = x[b, t + 1, n]
-                vs[n] = v[b, t + 1, n]
-            for n in each(self.mech.handle_coordinates):
-                ps[n] = p[b, t + 1, n]
-                ws[n] = 0.0
+            """The blocks of y at row t+1, J factored."""
+            d = ti.static(self.mech.d)
+            for i in each(self.mech.all_points):
+                for lane in side(self.lanes):
+                    for k in ti.static(range(d)):
+                        y.u[i, k, lane] = 0.0
+                        y.x[i, k, lane] = x[y.rollout[lane], t + 1, i * d + k]
+                        if ti.static(self.mech.dissipative):
+                            y.v[i, k, lane] = v[y.rollout[lane], t + 1, i * d + k]
+            for j in each(self.mech.all_handles):
+                for lane in side(self.lanes):
+                    for k in ti.static(range(d)):
+                        y.p[j, k, lane] = p[y.rollout[lane], t + 1, j * d + k]
+                        y.w[j, k, lane] = 0.0
             for row, col, e in ti.static(self.mech.drives):
-                ws[row] = ws[row] + e * a[b, t, col]
-            self.mech.assemble(us, xs, vs, ps, ws, c0, h, lag, lag, r, scale, J, Z, C, F)
-            self.lu.factor(J)
+                for lane in side(self.lanes):
+                    y.w[row // d, row % d, lane] = y.w[row // d, row % d, lane] + e * a[y.rollout[lane], t, col]
+            self.mech.assemble(y, h)
+            self.lu.factor(y.J, y.pivot)
 
         @ti.func
-        def forward(
-            self,
-            # In
-            c0: float,
-            c1: float,
-            c2: float,
-            h: float,
-            J: ti.template(),
-            Z: ti.template(),
-            C: ti.template(),
-            F: ti.template(),
-            x0: ti.template(),
-            x1: ti.template(),
-            v0: ti.template(),
-            v1: ti.template(),
-            dp: ti.template(),
-            dw: ti.template(),
-            # Out
-            dx: ti.template(),
-            dv: ti.template(),
-        ):
-            """δx₁ and δv₁ from the tangents of rows t (0) and t−1 (1), of p₁ and of the handle velocity."""
-            for n in each(self.mech.coordinates):
-                q = c1 * x0[n] + c2 * x1[n]
-                dx[n] = -self.mech.mass[n // self.mech.d] / h * (c0 / h * q + c1 * v0[n] + c2 * v1[n])
-                dv[n] = q / h
-            if ti.static(self.mech.dissipative):
-                for s in each(self.mech.dissipating):
-                    at = known(s * self.mech.dd)
-                    i = known(self.mech.block_rows[s] * self.mech.d)
-                    j = known(self.mech.block_columns[s] * self.mech.d)
-                    for k in ti.static(range(self.mech.d)):
-                        for n in ti.static(range(self.mech.d)):
-                            dx[i + k] = dx[i + k] - Z[at + k * self.mech.d + n] * dv[j + n]
+        def forward(self, y: ti.template(), blocks: ti.template(), h: float):
+            """dx and dv."""
+            d = ti.static(self.mech.d)
+            for i in each(self.mech.all_points):
+                mass = ti.cast(self.mech.mass[i], float)
+                for lane in side(self.lanes):
+                    for k in ti.static(range(d)):
+                        q = y.c1[lane] * y.x0[i, k, lane] + y.c2[lane] * y.x1[i, k, lane]
+                        z = y.c1[lane] * y.v0[i, k, lane] + y.c2[lane] * y.v1[i, k, lane]
+                        y.dx[i, k, lane] = -mass / h * (y.rate[lane] * q + z)
+                        y.dv[i, k, lane] = (1.0 / h) * q
+            for s in each(self.mech.dissipating):
+                i = known(self.mech.block_rows[s])
+                j = known(self.mech.block_columns[s])
+                for lane in side(self.lanes):
+                    for k in ti.static(range(d)):
+                        for n in ti.static(range(d)):
+                            y.dx[i, k, lane] = y.dx[i, k, lane] - blocks.Z[s, k * d + n, lane] * y.dv[j, n, lane]
             for held in each(self.mech.held):
                 e = known(held + self.mech.inner_count)
-                i = known(self.mech.first[e] * self.mech.d)
-                j = known(self.mech.second[e] * self.mech.d)
-                for k in ti.static(range(self.mech.d)):
-                    for n in ti.static(range(self.mech.d)):
-                        at = known(held * self.mech.dd + k * self.mech.d + n)
-                        dx[i + k] = dx[i + k] + C[at] * dp[j + n]
-                        if ti.static(self.mech.damped):
-                            dx[i + k] = dx[i + k] + F[at] * dw[j + n]
-            self.lu.solve(J, dx)
-            for n in each(self.mech.coordinates):
-                dv[n] = dv[n] + c0 / h * dx[n]
+                i = known(self.mech.first[e])
+                j = known(self.mech.second[e])
+                for lane in side(self.lanes):
+                    for k in ti.static(range(d)):
+                        for n in ti.static(range(d)):
+                            y.dx[i, k, lane] = y.dx[i, k, lane] + blocks.C[held, k * d + n, lane] * y.dp[j, n, lane]
+                            if ti.static(self.mech.damped):
+                                y.dx[i, k, lane] = y.dx[i, k, lane] + blocks.F[held, k * d + n, lane] * y.dw[j, n, lane]
+            self.lu.solve(blocks.J, y.dx)
+            for i in each(self.mech.all_points):
+                for lane in side(self.lanes):
+                    for k in ti.static(range(d)):
+                        y.dv[i, k, lane] = y.dv[i, k, lane] + y.rate[lane] * y.dx[i, k, lane]
 
         @ti.func
-        def backward(
-            self,
-            # In
-            c0: float,
-            h: float,
-            J: ti.template(),
-            Z: ti.template(),
-            C: ti.template(),
-            F: ti.template(),
-            gx: ti.template(),
-            gv: ti.template(),
-            # Out
-            adjoint: ti.template(),
-            gq: ti.template(),
-            gp: ti.template(),
-            gw: ti.template(),
-        ):
-            """λ = J⁻ᵀ(x̄ + c₀/h v̄) and the cotangents of q, p₁ and the handle velocity (gp, gw are added to)."""
-            for n in each(self.mech.coordinates):
-                adjoint[n] = gx[n] + c0 / h * gv[n]
-            self.lu.solve_transposed(J, adjoint)
-            for n in each(self.mech.coordinates):
-                gq[n] = gv[n] / h - self.mech.mass[n // self.mech.d] * c0 / (h * h) * adjoint[n]
-            if ti.static(self.mech.dissipative):
-                for s in each(self.mech.dissipating):
-                    at = known(s * self.mech.dd)
-                    i = known(self.mech.block_rows[s] * self.mech.d)
-                    j = known(self.mech.block_columns[s] * self.mech.d)
+        def advance(self, y: ti.template()):
+            """Tangents of rows t+1 and t take the places of those of rows t and t−1."""
+            for i in each(self.mech.all_points):
+                for lane in side(self.lanes):
                     for k in ti.static(range(self.mech.d)):
-                        for n in ti.static(range(self.mech.d)):
-                            gq[j + n] = gq[j + n] - Z[at + k * self.mech.d + n] / h * adjoint[i + k]
+                        y.x1[i, k, lane], y.v1[i, k, lane] = y.x0[i, k, lane], y.v0[i, k, lane]
+                        y.x0[i, k, lane], y.v0[i, k, lane] = y.dx[i, k, lane], y.dv[i, k, lane]
+
+        @ti.func
+        def backward(self, y: ti.template(), blocks: ti.template(), h: float):
+            """λ = J⁻ᵀ(x̄ + c₀/h v̄); x0, v0 and x1, v1 become cotangents of rows t and t−1, from later rows so far."""
+            d = ti.static(self.mech.d)
+            for i in each(self.mech.all_points):
+                for lane in side(self.lanes):
+                    for k in ti.static(range(d)):
+                        y.dx[i, k, lane] = y.x0[i, k, lane] + y.rate[lane] * y.v0[i, k, lane]
+            self.lu.solve_transposed(blocks.J, y.dx)
+            for i in each(self.mech.all_points):
+                mass = ti.cast(self.mech.mass[i], float)
+                for lane in side(self.lanes):
+                    for k in ti.static(range(d)):
+                        y.dv[i, k, lane] = (1.0 / h) * (y.v0[i, k, lane] - mass * y.rate[lane] * y.dx[i, k, lane])
+            for s in each(self.mech.dissipating):
+                i = known(self.mech.block_rows[s])
+                j = known(self.mech.block_columns[s])
+                for lane in side(self.lanes):
+                    for k in ti.static(range(d)):
+                        for n in ti.static(range(d)):
+                            part = (1.0 / h) * blocks.Z[s, k * d + n, lane] * y.dx[i, k, lane]
+                            y.dv[j, n, lane] = y.dv[j, n, lane] - part
             for held in each(self.mech.held):
                 e = known(held + self.mech.inner_count)
-                i = known(self.mech.first[e] * self.mech.d)
-                j = known(self.mech.second[e] * self.mech.d)
-                for k in ti.static(range(self.mech.d)):
-                    for n in ti.static(range(self.mech.d)):
-                        at = known(held * self.mech.dd + k * self.mech.d + n)
-                        gp[j + n] = gp[j + n] + C[at] * adjoint[i + k]
-                        if ti.static(self.mech.damped):
-                            gw[j + n] = gw[j + n] + F[at] * adjoint[i + k]
+                i = known(self.mech.first[e])
+                j = known(self.mech.second[e])
+                for lane in side(self.lanes):
+                    for k in ti.static(range(d)):
+                        for n in ti.static(range(d)):
+                            y.dp[j, n, lane] = y.dp[j, n, lane] + blocks.C[held, k * d + n, lane] * y.dx[i, k, lane]
+                            if ti.static(self.mech.damped):
+                                y.dw[j, n, lane] = y.dw[j, n, lane] + blocks.F[held, k * d + n, lane] * y.dx[i, k, lane]
+            for i in each(self.mech.all_points):
+                mass = ti.cast(self.mech.mass[i], float)
+                for lane in side(self.lanes):
+                    for k in ti.static(range(d)):
+                        z = mass / h * y.dx[i, k, lane]
+                        y.x0[i, k, lane] = y.x1[i, k, lane] + y.c1[lane] * y.dv[i, k, lane]
+                        y.x1[i, k, lane] = y.c2[lane] * y.dv[i, k, lane]
+                        y.v0[i, k, lane] = y.v1[i, k, lane] - y.c1[lane] * z
+                        y.v1[i, k, lane] = -y.c2[lane] * z
 
     return LinearStep

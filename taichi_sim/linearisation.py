@@ -12,18 +12,17 @@ import taichi as ti
 
 from .loops import Loops, Rows
 from .mechanics import BDF2
-from .newton import OK
 
 C1, C2 = BDF2[1:]  # of every step but a first one, so of each that follows another
 
 
 @functools.cache
 def linearisation(loops: Loops):
-    each = loops.each
+    each, side = loops.each, loops.side
 
     @ti.data_oriented
     class Linearisation:
-        """T_z, T_q (D × D), T_π and T_a (D × m) of every step, one step or one rollout a thread."""
+        """T_z, T_q (D × D), T_π and T_a (D × m) of every step; a thread has one step or all of its lanes' rollouts."""
 
         def __init__(self, step, last: bool):
             self.step = step
@@ -172,66 +171,55 @@ def linearisation(loops: Loops):
             # Out
             maps: ti.types.ndarray(ndim=2),
         ):
+            groups = (x.shape[0] + self.step.many - 1) // self.step.many
             ti.loop_config(block_dim=32)
-            for i in range(x.shape[0] * (a.shape[1] // steps)):
-                b = i % x.shape[0]
-                if status[b, a.shape[1] - 1] == OK:
-                    for n in range(steps):
-                        t = i // x.shape[0] * steps + n
-                        self.linearise(work, b, t, h, t == 0 and first[b] != 0, a, x, v, p, maps)
+            for n in range(groups * (a.shape[1] // steps)):
+                y = self.step.variables[work, n % groups]
+                self.step.begin(y, n % groups, status)
+                for past in range(steps):
+                    t = n // groups * steps + past
+                    self.step.difference(y, t, h, first)
+                    self.step.factor(y, t, h, a, x, v, p)
+                    self.solve(y, t, h, maps)
 
         @ti.func
-        def linearise(
-            self,
-            # In
-            work: ti.template(),
-            b: int,
-            t: int,
-            h: float,
-            start: int,
-            a: ti.template(),
-            x: ti.template(),
-            v: ti.template(),
-            p: ti.template(),
-            # Out
-            maps: ti.template(),
-        ):
-            """Solves with unit vectors, after one factorisation."""
-            D, m = ti.static(self.mech.D, self.mech.m)
-            zs, qs, ps, as_ = self.z[maps, b, t], self.q[maps, b, t], self.p[maps, b, t], self.a[maps, b, t]
-            J, Z, C, F = self.step.J[work, b], self.step.Z[work, b], self.step.C[work, b], self.step.F[work, b]
-            c0, _, _ = self.newton.coefficients(start)
-            self.step.factor(work, b, t, c0, h, a, x, v, p, J, Z, C, F)
+        def solve(self, y: ti.template(), t: int, h: float, maps: ti.template()):
+            """The maps of step t, column by column, from its factors."""
+            D, d, m = ti.static(self.mech.D, self.mech.d, self.mech.m)
             kinds = ti.static(2 if self.mech.dissipative else 1)
+            for lane in side(self.step.lanes):
+                y.c1[lane], y.c2[lane] = 1.0, 0.0
             for column in range(kinds * D + (2 * m if self.mech.damped else m)):
-                q, none = self.step.x0[work, b], self.step.x1[work, b]
-                z = self.step.v0[work, b]
-                rx, rv = self.step.dx[work, b], self.step.dv[work, b]
-                rp, rw = self.step.dp[work, b], self.step.dw[work, b]
-                for n in each(self.mech.coordinates):
-                    z[n], q[n], none[n] = 0.0, 0.0, 0.0
-                    if column == n:
-                        z[n] = 1.0
-                    if ti.static(self.mech.dissipative):
-                        if column == D + n:
-                            q[n] = 1.0
-                for n in each(self.mech.handle_coordinates):
-                    rp[n], rw[n] = 0.0, 0.0
+                self.step.clear(y)
+                for i in each(self.mech.all_points):
+                    for lane in side(self.step.lanes):
+                        for k in ti.static(range(d)):
+                            y.v0[i, k, lane] = ti.select(column == i * d + k, 1.0, 0.0)
+                            if ti.static(self.mech.dissipative):
+                                y.x0[i, k, lane] = ti.select(column == D + i * d + k, 1.0, 0.0)
                 for row, col, e in ti.static(self.mech.drives):
-                    if column == kinds * D + col:
-                        rp[row] = rp[row] + e
-                    if column == kinds * D + m + col:
-                        rp[row] = rp[row] + h * e
-                        rw[row] = rw[row] + e
-                self.step.forward(c0, 1.0, 0.0, h, J, Z, C, F, q, none, z, none, rp, rw, rx, rv)
-                for n in each(self.mech.coordinates):
-                    if column < D:
-                        zs[n * D + column] = rx[n]
-                    elif column < kinds * D:
-                        qs[n * D + column - D] = rx[n]
-                    elif column < kinds * D + m:
-                        ps[n * m + column - kinds * D] = rx[n]
-                    else:
-                        as_[n * m + column - kinds * D - m] = rx[n]
+                    for lane in side(self.step.lanes):
+                        j, k = ti.static(row // d, row % d)
+                        if column == kinds * D + col:
+                            y.dp[j, k, lane] = e
+                        if column == kinds * D + m + col:
+                            y.dp[j, k, lane] = h * e
+                            y.dw[j, k, lane] = e
+                self.step.forward(y, y, h)
+                for lane in side(self.step.lanes):
+                    if y.inside[lane] == 1 and y.healthy[lane] == 1:
+                        b = y.rollout[lane]
+                        zs, qs, ps, as_ = self.z[maps, b, t], self.q[maps, b, t], self.p[maps, b, t], self.a[maps, b, t]
+                        for i in each(self.mech.all_points):
+                            for k in ti.static(range(d)):
+                                n = i * d + k
+                                if column < D:
+                                    zs[n * D + column] = y.dx[i, k, lane]
+                                elif column < kinds * D:
+                                    qs[n * D + column - D] = y.dx[i, k, lane]
+                                elif column < kinds * D + m:
+                                    ps[n * m + column - kinds * D] = y.dx[i, k, lane]
+                                else:
+                                    as_[n * m + column - kinds * D - m] = y.dx[i, k, lane]
 
     return Linearisation

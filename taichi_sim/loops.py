@@ -1,51 +1,75 @@
-"""One source for all sizes of system.
+"""One source for all sizes of system and both kinds of machine.
 
-The kernels of a small system are unrolled: every loop over its points and springs is written out by the compiler,
-index tables are constants, vectors live in registers. That is fast, and takes minutes to compile beyond about ten
-points. A large system gets loops over tables in memory, and vectors in a scratch tensor. Each class of kernels is
-written once, inside a function of a `Loops`, with
+On a CPU a thread advances `LANES` rollouts side by side: every innermost loop is over lanes, and LLVM turns it into
+SIMD instructions. On a GPU a thread has one rollout; the kernels of a small system are unrolled there: every loop over
+its points and springs is written out by the compiler, index tables are constants, vectors live in registers. A system
+too large for either gets loops over tables in memory, one rollout a thread, and vectors in a scratch tensor. Each class
+of kernels is written once, inside a function of a `Loops`, with
 
-    for n in each(coordinates): …       ti.static(range(…)), or ti.ndrange((0, …))
+    for i in each(points): …            ti.static(range(…)), or ti.ndrange((0, …))
+    for lane in side(lanes): …          the same for lanes
     i = known(table[e])                 an index at compile time, or one read at run time
-    x = slot[work, b]                   a local vector, or a window of the scratch tensor `work`
+    y = group[work, b]                  local variables, or windows of the scratch tensor `work`
+    y.x[i, k, lane]                     column k of row i of x; k is known at compile time
+    y.scale[i, lane], y.phi[lane]       where there is one column, or one number
 
-and made for both values of `Loops`. The arithmetic and its order are the same.
+and made for each value of `Loops`. The arithmetic and its order are the same for every rollout.
+
+LLVM makes SIMD of a loop over lanes only if it sees that they do not touch each other, and computes addresses anew for
+every index. So, of a variable that such a loop writes, it uses one row only, or rows known at compile time; several
+columns of it cost no more than one, since each column is an array of its own. Tables are read before the loop.
 """
 
 import dataclasses
+import weakref
 from collections.abc import Callable
 
 import numpy as np
 import taichi as ti
+from taichi._lib import core
 from taichi.lang import impl
+from taichi.lang.expr import Expr
+from taichi.lang.matrix import make_matrix
 
 UNROLLED_UPDATES = 30  # of the elimination's blocks, the largest number that is unrolled
+LANES = 8  # rollouts of a CPU's thread: two registers of AVX2 in float64, one of AVX-512
 
 
 @dataclasses.dataclass(frozen=True)
 class Loops:
-    """What `each`, `known` and `span` mean. Taichi looks at the names in a loop's header, so that `each` has to be
-    ti.static or ti.ndrange itself."""
+    """What `each`, `side`, `known` and `span` mean. Taichi looks at the names in a loop's header, so that `each` and
+    `side` have to be ti.static or ti.ndrange themselves."""
 
+    name: str
     unrolled: bool
+    lanes: int
     each: Callable
+    side: Callable
     known: Callable
     span: Callable
 
-    def table(self, values):
-        """Numbers that kernels look up, a list of integers or an array: a list, or a Taichi field."""
-        if self.unrolled:
-            return list(values)
-        array = values if isinstance(values, np.ndarray) else np.array(values, dtype=np.int32)
-        kind = float if array.dtype == np.float64 else ti.i32
-        field = ti.field(kind, max(len(array), 1))
-        if len(array):
-            field.from_numpy(array.astype(np.int32) if kind is ti.i32 else array)
-        return field
+    def __str__(self):
+        return self.name
+
+    def tables(self) -> "Tables":
+        """Numbers that kernels look up."""
+        return Tables(self.unrolled)
 
     def range(self, n: int):
         """0 … n − 1 for `each`."""
         return range(n) if self.unrolled else (0, n)
+
+    def abreast(self):
+        """The lanes, for `side`."""
+        return range(1) if self.lanes == 1 else (0, self.lanes)
+
+    def scalar(self, kind=float) -> "Local":
+        """One number of each lane, x[lane], a local variable."""
+        return Local(0, 1, self.lanes, kind)
+
+    def local(self, n: int = 1, width: int = 1, kind=float) -> "Local":
+        """n rows of `width` numbers of each lane that are always local variables."""
+        return Local(max(n, 1), width, self.lanes, kind)
 
 
 @ti.func
@@ -53,42 +77,187 @@ def _pair(low, high):
     return low, high
 
 
-UNROLLED = Loops(True, ti.static, ti.static, range)
-LOOPED = Loops(False, ti.ndrange, ti.i32, _pair)
+UNROLLED = Loops("unrolled", True, 1, ti.static, ti.static, ti.static, range)
+LOOPED = Loops("looped", False, 1, ti.ndrange, ti.static, ti.i32, _pair)
+ABREAST = Loops("abreast", False, LANES, ti.ndrange, ti.ndrange, ti.i32, _pair)
+
+
+class Tables:
+    """Tables of one object: lists, or parts of two Taichi fields that are freed with the object.
+
+    Taichi has room for 512 trees of fields in a process and says nothing when there are more; writing a field takes it
+    a kernel.
+    """
+
+    def __init__(self, lists: bool):
+        self.lists, self.columns = lists, {float: [], ti.i32: []}
+        self.fields = {} if lists else {kind: ti.field(kind) for kind in self.columns}
+
+    def add(self, values):
+        """A list of integers or an array of floats; to be read by kernels after `fill`."""
+        if self.lists:
+            return list(values)
+        kind = float if isinstance(values, np.ndarray) and values.dtype == np.float64 else ti.i32
+        self.columns[kind].append(np.array(values, dtype=np.float64 if kind is float else np.int32))
+        return Table(self.fields[kind], sum(map(len, self.columns[kind][:-1])))
+
+    def fill(self, owner):
+        if self.lists:
+            return
+        tree, contents = ti.FieldsBuilder(), []
+        for kind, field in self.fields.items():
+            array = np.concatenate([np.zeros(1), *self.columns[kind]])
+            tree.dense(ti.i, len(array)).place(field)
+            contents.append((field, array.astype(np.float64 if kind is float else np.int32)))
+        tree = tree.finalize()
+        for field, array in contents:
+            field.from_numpy(array)
+        weakref.finalize(owner, tree.destroy).atexit = False
+
+
+@ti.data_oriented
+class Table:
+    """Numbers of a field, from `at` on; number 0 of the field belongs to none."""
+
+    def __init__(self, field, at: int):
+        self.field, self.at = field, at + 1
+
+    def __getitem__(self, n):
+        return impl.subscript(_builder(), self.field, self.at + n)
+
+
+def _builder():
+    return impl.get_runtime().compiling_callable.ast_builder()
+
+
+@ti.data_oriented
+class Vector:
+    """A local variable: rows of `width` numbers of each lane, a column an array."""
+
+    def __init__(self, columns: list, width: int, lanes: int):
+        self.columns, self.width, self.lanes = columns, width, lanes
+
+    def __getitem__(self, where):
+        n, k, lane = _place(where)
+        if self.lanes == 1:
+            return impl.subscript(_builder(), self.columns[0], n * self.width + k)
+        return impl.subscript(_builder(), self.columns[k], n * self.lanes + lane)
+
+
+@ti.data_oriented
+class Scalar:
+    """A local variable: a number of each lane."""
+
+    def __init__(self, array):
+        self.array = array
+
+    def __getitem__(self, lane):
+        return impl.subscript(_builder(), self.array, lane)
 
 
 @ti.data_oriented
 class View:
-    """Numbers of rollout b in a scratch tensor, from `at` on, indexed like a vector."""
+    """A `Vector` in a scratch tensor: numbers of rollout b, or of its lanes, from `at` on."""
 
-    def __init__(self, work, b, at, last):
-        self.work, self.b, self.at, self.last = work, b, at, last
+    def __init__(self, work, b, at, last: bool, width: int = 1, lanes: int = 1):
+        self.work, self.b, self.at, self.last, self.width, self.lanes = work, b, at, last, width, lanes
 
-    def __getitem__(self, n):
-        where = (self.at + n, self.b) if self.last else (self.b, self.at + n)
-        return impl.subscript(impl.get_runtime().compiling_callable.ast_builder(), self.work, *where)
+    def __getitem__(self, where):
+        n, k, lane = _place(where)
+        at = (self.at + n * self.width + k) * self.lanes + lane
+        return impl.subscript(_builder(), self.work, *((at, self.b) if self.last else (self.b, at)))
+
+
+def _place(where) -> tuple:
+    """Row, column and lane of x[n, k, lane], x[n, lane] or x[n]."""
+    if not isinstance(where, tuple):
+        return where, 0, 0
+    return where if len(where) == 3 else (where[0], 0, where[1])
+
+
+class Local:
+    """Declares a `Vector`, or a `Scalar` for no rows.
+
+    It is zero to begin with where a thread has one lane, undefined where it has more.
+    """
+
+    def __init__(self, n: int, width: int, lanes: int, kind):
+        self.n, self.width, self.lanes, self.kind = n, width, lanes, kind
+
+    def __getitem__(self, where):
+        if self.n == 0:
+            return Scalar(_declared(self.lanes, self.kind, self.lanes == 1))
+        if self.lanes == 1:
+            return Vector([_declared(self.n * self.width, self.kind, True)], self.width, 1)
+        columns = [_declared(self.n * self.lanes, self.kind, False) for _ in range(self.width)]
+        return Vector(columns, self.width, self.lanes)
+
+
+def _declared(n: int, kind, zero: bool) -> Expr:
+    """A local array.
+
+    Without `zero`, an assignment that never runs gives it its type. Taichi drops that before it writes thousands of
+    zeros out one by one, which LLVM would take minutes to digest.
+    """
+    here = core.DebugInfo(impl.get_runtime().get_current_src_info())
+    zeros = make_matrix([0] * n, impl.get_runtime().default_fp if kind is float else kind)
+    builder = _builder()
+    if zero:
+        return Expr(builder.expr_var(zeros.ptr, here))
+    array = Expr(builder.expr_alloca(here))
+    builder.begin_frontend_if(Expr(0).ptr, here)
+    builder.begin_frontend_if_true()
+    builder.expr_assign(array.ptr, zeros.ptr, here)
+    builder.pop_scope()
+    builder.begin_frontend_if_false()
+    builder.pop_scope()
+    return array
+
+
+class Group:
+    """Variables declared together: `y = group[work, b]`, then y.name[…]."""
+
+    def __init__(self, **slots):
+        self.slots = slots
+
+    def __or__(self, other: "Group") -> "Group":
+        return Group(**self.slots, **other.slots)
+
+    def __getitem__(self, where):
+        return Names({name: slot[where] for name, slot in self.slots.items()})
+
+
+@ti.data_oriented
+class Names:
+    """What a `Group` declared."""
+
+    def __init__(self, variables: dict):
+        self.__dict__.update(variables)
 
 
 class Slot:
-    """A vector of n numbers per rollout, local or at a fixed place of a scratch tensor (there it starts undefined)."""
+    """n rows of `width` numbers per rollout, local or at a fixed place of a scratch tensor (there undefined)."""
 
-    def __init__(self, n: int, at: int, loops: Loops, last: bool):
-        self.n, self.at, self.unrolled, self.last = max(n, 1), at, loops.unrolled, last
+    def __init__(self, n: int, width: int, at: int, loops: Loops, last: bool):
+        self.width, self.at, self.last = width, at, last
+        self.local = loops.local(n, width) if loops.unrolled or loops.lanes > 1 else None
 
     def __getitem__(self, where):
-        work, b = where
-        return ti.Vector.zero(float, self.n) if self.unrolled else View(work, b, self.at, self.last)
+        return View(*where, self.at, self.last, self.width) if self.local is None else self.local[where]
 
 
 class Rows:
-    """A vector in each of a rollout's rows of `stride` numbers, in memory: rows[work, b, t]."""
+    """A vector in each of a rollout's rows of `stride` numbers, in memory: rows[work, b, t].
 
-    def __init__(self, at: int, stride: int, last: bool):
-        self.at, self.stride, self.last = at, stride, last
+    With lanes, those of b are all the lanes of a thread, side by side.
+    """
+
+    def __init__(self, at: int, stride: int, last: bool, width: int = 1, lanes: int = 1):
+        self.at, self.stride, self.last, self.width, self.lanes = at, stride, last, width, lanes
 
     def __getitem__(self, where):
         work, b, t = where
-        return View(work, b, t * self.stride + self.at, self.last)
+        return View(work, b, t * self.stride + self.at, self.last, self.width, self.lanes)
 
 
 class Scratch:
@@ -98,8 +267,8 @@ class Scratch:
     def __init__(self, loops: Loops, last: bool):
         self.loops, self.last, self.size = loops, last, 0
 
-    def slot(self, n: int) -> Slot:
-        slot = Slot(n, self.size, self.loops, self.last)
-        if not self.loops.unrolled:
-            self.size += slot.n
+    def slot(self, n: int, width: int = 1) -> Slot:
+        slot = Slot(n, width, self.size, self.loops, self.last)
+        if slot.local is None:
+            self.size += max(n, 1) * width
         return slot

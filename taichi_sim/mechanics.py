@@ -10,17 +10,15 @@ displacement from the force-free position x̃, so that the inertia term is M c�
 
 import functools
 
+import numpy as np
 import taichi as ti
 
 from .elimination import Elimination
-from .energy import bilateral, engagement, unilateral
-from .friction import coulomb, dissipation
-from .loops import Loops
+from .energy import softness
+from .forces import Forces
+from .loops import Group, Loops, Scratch
+from .lu import block_lu
 from .system import System
-
-# l = √(‖d‖² + η²): a spring of zero length keeps a finite force and derivative. At l = 0.1 m the length is
-# off by 5e-12 m.
-ETA = 1e-6
 
 # c₀, c₁, c₂ of the backward differentiation formulas
 BDF1 = (1.0, -1.0, 0.0)
@@ -29,20 +27,21 @@ BDF2 = (1.5, -2.0, 0.5)
 
 @functools.cache
 def mechanics(loops: Loops):
-    each, known = loops.each, loops.known
+    each, side, known = loops.each, loops.side, loops.known
 
     @ti.data_oriented
     class Mechanics:
         """The equations of motion of one `System` as Taichi functions.
 
-        Vectors: u, x, v, r hold coordinate k of point i at i·d + k; p, w coordinate k of handle j at j·d + k.
-        Blocks of d × d, entry (k, n) of block s at s·d² + k·d + n: J = ∂G/∂x₁ and Z = ∂G/∂v₁ without inertia, both
-        over the pattern of the elimination (Z is left alone where nothing dissipates); C and F, a block for each
-        spring that ends at a handle, of −∂G/∂p and −∂G/∂w.
+        Coordinate k of point i is x[i, k, lane], and so for u, v and r; of handle j p[j, k, lane] and w[j, k, lane].
+        Blocks of d × d, J[s, k·d + n, lane] entry (k, n) of block s: J = ∂G/∂x₁ over the pattern of the elimination,
+        Z = ∂G/∂v₁ without inertia over those of its blocks where anything dissipates, the first ones; C and F, a block
+        for each spring that ends at a handle, of −∂G/∂p and −∂G/∂w.
         """
 
         def __init__(self, system: System):
             self.loops = loops
+            tables = loops.tables()
             self.P, self.d, self.H, self.m = system.points, system.dim, system.handles, system.actions
             self.D, self.dd = self.P * self.d, self.d**2
             self.K = system.planes
@@ -50,7 +49,8 @@ def mechanics(loops: Loops):
             self.rough = bool(system.friction.any())
             self.dissipative = self.damped or self.rough
             self.gravity = system.gravity.tolist()
-            self.mass = loops.table(system.mass)
+            self.forces = Forces(system)
+            self.mass = tables.add(system.mass)
 
             axes = system.axes.tolist()
             drives = [(row, col, e) for row, line in enumerate(axes) for col, e in enumerate(line) if e != 0.0]
@@ -65,285 +65,245 @@ def mechanics(loops: Loops):
             self.elimination = Elimination.of(P, [ends[e] for e in inner])
             block = self.elimination.block
             self.blocks, self.couplings = len(block), len(held)
-            self.first = loops.table([ends[e][0] for e in order])
-            self.second = loops.table([ends[e][1] - (0 if e in inner else P) for e in order])
-            self.stiffness = loops.table(system.stiffness[order])
-            self.length = loops.table(system.length[order])
-            self.blend = loops.table(system.blend[order])
-            self.damping = loops.table(system.damping[order])
-            self.cable = loops.table(system.unilateral[order].astype(int).tolist())
-            self.diagonal = loops.table([block[i, i] for i in range(P)])
-            self.ahead = loops.table([block[ends[e]] for e in inner])
-            self.behind = loops.table([block[ends[e][::-1]] for e in inner])
-            self.block_rows = loops.table([i for i, _ in block])
-            self.block_columns = loops.table([j for _, j in block])
+            self.first = tables.add([ends[e][0] for e in order])
+            self.second = tables.add([ends[e][1] - (0 if e in inner else P) for e in order])
+            self.stiffness = tables.add(system.stiffness[order])
+            self.length = tables.add(system.length[order])
+            self.blend = tables.add(system.blend[order])
+            self.damping = tables.add(system.damping[order])
+            soft = softness(system.stiffness, np.where(system.unilateral, system.blend, np.inf))
+            self.soft = tables.add(soft[order])
+            self.cable = tables.add(system.unilateral[order].astype(int).tolist())
+            self.diagonal = tables.add([block[i, i] for i in range(P)])
+            self.ahead = tables.add([block[ends[e]] for e in inner])
+            self.behind = tables.add([block[ends[e][::-1]] for e in inner])
+            self.block_rows = tables.add([i for i, _ in block])
+            self.block_columns = tables.add([j for _, j in block])
 
-            self.normal = system.normal.tolist()  # planes are few, so always unrolled
-            self.offset = system.offset.tolist()
-            self.contact_stiffness = system.contact_stiffness.tolist()
-            self.contact_blend = system.contact_blend.tolist()
-            self.friction = system.friction.tolist()
-            self.tangential = system.tangential_stiffness.tolist()
-
-            # What dissipation is measured with: n and s of each damped spring, then the load of each point and plane
-            self.loads_at = len(ends) * (self.d + 1) if self.damped else 0
-            self.lagged = self.loads_at + (P * self.K if self.rough else 0)
-            self.lagging = loops.range(self.lagged)
             self.all_points = loops.range(P)
-            self.coordinates = loops.range(self.D)
-            self.handle_coordinates = loops.range(self.H * self.d)
-            self.entries = loops.range(self.blocks * self.dd)
-            self.coupling_entries = loops.range(self.couplings * self.dd)
+            self.all_handles = loops.range(self.H)
+            self.dampers = loops.range(len(ends) if self.damped else 0)
+            self.loads = loops.range(P * self.K if self.rough else 0)
+            self.all_blocks = loops.range(self.blocks)
             # Z's blocks that are not zero: friction's are the diagonal ones, which come first
-            dissipating = self.blocks if self.damped else P if self.rough else 0
-            self.dissipating = loops.range(dissipating)
-            self.dissipation_entries = loops.range(dissipating * self.dd)
+            self.dissipating_count = self.blocks if self.damped else P if self.rough else 0
+            self.dissipating = loops.range(self.dissipating_count)
             self.inner = loops.range(len(inner))
             self.held = loops.range(len(held))
             self.inner_count = len(inner)
 
-        @ti.func
-        def spring(self, e: ti.template(), span: ti.template(), rate: ti.template()):
-            """Energy, pull on the first end towards the second, its derivatives K (by span) and Z (by rate).
+            self.lu = block_lu(loops)(self.elimination, self.d, tables)
+            tables.fill(self)
+            self.lanes = loops.abreast()
+            # What a spring adds; dissipation's sums; c₀²/h²
+            blocks = {name: loops.local(1, self.dd) for name in ("K", "J", "Z")}
+            scalars = {name: loops.scalar() for name in ("grain", "lost", "lost_now", "inertia")}
+            self.part = Group(force=loops.local(1, self.d), **blocks, **scalars)
 
-            span = x_i − x_j and rate = v_i − v_j; the force on i is −pull. K has a damping part that makes it
-            unsymmetric. `stiff` bounds the entries of K, for the round-off in the pull.
+        def variables(self, scratch: Scratch) -> Group:
+            """What `assemble` reads and writes, of each lane.
+
+            In: displacement u, positions x and velocities v of the points, p and w of the handles, `rate` = c₀/h, and
+            what dissipation is measured with: n and share of each damper in `lag`, normal forces in `load`.
+            Out: residual r, its round-off's scale, blocks, potentials phi and phi_now and their round-off `size`,
+            and dissipation's measures now.
             """
-            length = ti.sqrt(span.dot(span) + ETA * ETA)
-            n = span / length
-            stretch = length - self.length[e]
-            energy, tension, slope = 0.0, 0.0, 0.0
-            if known(self.cable[e]):
-                energy, tension, slope = unilateral(stretch, self.stiffness[e], self.blend[e])
-            else:
-                energy, tension, slope = bilateral(stretch, self.stiffness[e])
-            across = tension / length
-            pull = tension * n
-            K = (slope - across) * n.outer_product(n)
-            for k in ti.static(range(self.d)):
-                K[k, k] += across
-            stiff = slope + ti.abs(across)
-            Z = ti.Matrix.zero(float, self.d, self.d)
-            if ti.static(self.damped):
-                share, share_slope = 1.0, 0.0
-                if known(self.cable[e]):
-                    share, share_slope = engagement(stretch, self.blend[e])
-                c = self.damping[e]
-                speed = rate.dot(n)
-                turn = (rate - speed * n) / length  # ∂speed/∂span
-                nn = n.outer_product(n)
-                pull += c * share * speed * n
-                Z = c * share * nn
-                K += c * ((share_slope - share / length) * speed * nn + share * n.outer_product(turn))
-                for k in ti.static(range(self.d)):
-                    K[k, k] += c * share * speed / length
-            return energy, pull, K, Z, stiff
+            d, springs = self.d, self.inner_count + self.couplings
+            dampers, rough = (springs if self.damped else 0), (self.P * self.K if self.rough else 0)
+            rows = {name: scratch.slot(self.P, d) for name in ("u", "x", "v", "r")}
+            rows |= {name: scratch.slot(self.H, d) for name in ("p", "w")}
+            rows |= {name: scratch.slot(dampers, d + 1) for name in ("lag", "lag_now")}
+            rows |= {name: scratch.slot(rough) for name in ("load", "load_now")}
+            scalars = {name: self.loops.scalar() for name in ("rate", "phi", "phi_now", "size")}
+            return Group(scale=scratch.slot(self.P), **rows, **scalars) | self.blocks_of(scratch.slot)
+
+        def blocks_of(self, slot) -> Group:
+            """J, Z, C and F, each declared by slot(rows, width)."""
+            F = self.couplings if self.damped else 0
+            sizes = {"J": self.blocks, "Z": self.dissipating_count, "C": self.couplings, "F": F}
+            return Group(**{name: slot(n, self.dd) for name, n in sizes.items()})
 
         @ti.func
-        def engaged(self, e: ti.template(), span: ti.template()):
-            """Direction of a spring and the share of its damping that acts."""
-            length = ti.sqrt(span.dot(span) + ETA * ETA)
-            share = 1.0
-            if known(self.cable[e]):
-                share, _ = engagement(length - self.length[e], self.blend[e])
-            return span / length, share
+        def constants(self, e: ti.template()):
+            """A spring's stiffness, rest length, blend, `soft` (see `energy`), damping, and whether it is a cable."""
+            cable = ti.cast(known(self.cable[e]), ti.i32)
+            return self.stiffness[e], self.length[e], self.blend[e], self.soft[e], self.damping[e], cable
 
         @ti.func
-        def damp(
-            self,
-            # In
-            e: ti.template(),
-            span: ti.template(),
-            rate: ti.template(),
-            lag: ti.template(),
-            # Out
-            now: ti.template(),
-        ):
-            """½ c s (rate·n)² with the direction n and share s of `lag`, and with those of now, which go into `now`."""
-            n, share = self.engaged(e, span)
-            speed, speed_before = 0.0, 0.0
-            for k in ti.static(range(self.d)):
-                at = known(e * (self.d + 1) + k)
-                now[at] = n[k]
-                speed += n[k] * rate[k]
-                speed_before += lag[at] * rate[k]
-            at = known(e * (self.d + 1) + self.d)
-            now[at] = share
-            return 0.5 * self.damping[e] * lag[at] * speed_before**2, 0.5 * self.damping[e] * share * speed**2
-
-        @ti.func
-        def contact(self, plane: ti.template(), x: ti.template(), v: ti.template(), h: float, load_before: float):
-            """A plane's energy at a point, −its force, that force's derivatives K (by x) and Z (by v), round-off, the
-            load, and friction's ψ under the load `load_before` and under this one.
-
-            The normal force is a cable's tension at the elongation −gap. Friction depends on it, so K is unsymmetric.
-            """
-            n = ti.Vector(self.normal[plane])
-            reach = ti.abs(self.offset[plane])
-            depth = ti.cast(self.offset[plane], float)
-            for k in ti.static(range(self.d)):
-                depth -= n[k] * x[k]
-                reach += ti.abs(n[k] * x[k])
-            energy, load, slope = unilateral(depth, self.contact_stiffness[plane], self.contact_blend[plane])
-            old, new = 0.0, 0.0
-            push = -load * n
-            K = slope * n.outer_product(n)
-            Z = ti.Matrix.zero(float, self.d, self.d)
-            grain = load + slope * reach
-            if ti.static(self.friction[plane] > 0.0):
-                mu, c = self.friction[plane], self.tangential[plane] * h
-                slip = v - v.dot(n) * n
-                force, across, along, turn = coulomb(slip, mu * load, c)
-                push += force
-                heading = slip / ti.max(slip.norm(), 1e-150)
-                Z = across * (ti.Matrix.identity(float, self.d) - n.outer_product(n))
-                Z += along * heading.outer_product(heading)
-                K -= mu * slope * turn.outer_product(n)
-                grain += mu * (load + slope * reach) + across * v.norm()
-                old, new = dissipation(slip, mu * load_before, c), dissipation(slip, mu * load, c)
-            return energy, push, K, Z, grain, load, old, new
-
-        @ti.func
-        def assemble(
-            self,
-            # In
-            u: ti.template(),
-            x: ti.template(),
-            v: ti.template(),
-            p: ti.template(),
-            w: ti.template(),
-            c0: float,
-            h: float,
-            lag: ti.template(),
-            # Out
-            now: ti.template(),
-            r: ti.template(),
-            scale: ti.template(),
-            J: ti.template(),
-            Z: ti.template(),
-            C: ti.template(),
-            F: ti.template(),
-        ):
-            """G, ∂G/∂x₁ and their kin at positions x with displacement u; returns potentials and their round-off.
+        def assemble(self, y: ti.template(), h: float):
+            """G, ∂G/∂x₁ and their kin; y: see `variables`.
 
             scale[i] bounds the terms whose sum is the residual of point i, so that eps·scale is its round-off.
-            Φ(u) = Σ ½ m c₀²/h² ‖u‖² − m g·u + Σ E + h/c₀ Σ ψ(v₁), ψ the dissipation of dampers with the directions and
-            of friction with the loads in `lag`. Where those are the ones at u itself, which go into `now`, the
-            gradient of Φ is G. The second potential returned is Φ with these.
+            Φ(u) = Σ ½ m c₀²/h² ‖u‖² − m g·u + Σ E + h/c₀ Σ ψ(v₁), ψ the dissipation of dampers with the directions in
+            `lag` and of friction with the loads in `load`. Where those are the ones at u itself, the gradient of Φ is
+            G. phi_now is Φ with these.
             """
-            inertia = c0 * c0 / (h * h)
-            phi, size, lost, lost_now = 0.0, 0.0, 0.0, 0.0
-            for n in each(self.entries):
-                J[n] = 0.0
-                if ti.static(self.dissipative):
-                    Z[n] = 0.0
+            part = self.part[0]
+            for lane in side(self.lanes):
+                y.phi[lane], y.size[lane], part.lost[lane], part.lost_now[lane] = 0.0, 0.0, 0.0, 0.0
+                part.inertia[lane] = y.rate[lane] * y.rate[lane]
+            for s in each(self.all_blocks):
+                for lane in side(self.lanes):
+                    for k in ti.static(range(self.dd)):
+                        y.J[s, k, lane] = 0.0
+            for s in each(self.dissipating):
+                for lane in side(self.lanes):
+                    for k in ti.static(range(self.dd)):
+                        y.Z[s, k, lane] = 0.0
             for i in each(self.all_points):
-                block = known(self.diagonal[i] * self.dd)
-                grain = 0.0
-                for k in ti.static(range(self.d)):
-                    at = known(i * self.d + k)
-                    push = self.mass[i] * inertia * u[at]
-                    load = self.mass[i] * self.gravity[k]
-                    r[at] = push - load
-                    J[block + k * (self.d + 1)] = self.mass[i] * inertia
-                    phi += (0.5 * push - load) * u[at]
-                    size += ti.abs(0.5 * push * u[at]) + ti.abs(load * u[at])
-                    grain += ti.abs(push) + ti.abs(load)
+                block = known(self.diagonal[i])
+                mass = ti.cast(self.mass[i], float)
+                for lane in side(self.lanes):
+                    grain = 0.0
+                    for k in ti.static(range(self.d)):
+                        u = y.u[i, k, lane]
+                        push = mass * part.inertia[lane] * u
+                        load = mass * self.gravity[k]
+                        y.r[i, k, lane] = push - load
+                        y.J[block, k * (self.d + 1), lane] = mass * part.inertia[lane]
+                        y.phi[lane] = y.phi[lane] + (0.5 * push - load) * u
+                        y.size[lane] = y.size[lane] + (ti.abs(0.5 * push * u) + ti.abs(load * u))
+                        grain += ti.abs(push) + ti.abs(load)
+                    y.scale[i, lane] = grain
                 for plane in ti.static(range(self.K)):
-                    place = ti.Vector.zero(float, self.d)
-                    speed = ti.Vector.zero(float, self.d)
-                    for k in ti.static(range(self.d)):
-                        place[k] = x[i * self.d + k]
-                        speed[k] = v[i * self.d + k]
-                    load_before = 0.0
-                    if ti.static(self.rough):
-                        load_before = lag[self.loads_at + i * self.K + plane]
-                    energy, push, K, D, rough, load, old, new = self.contact(plane, place, speed, h, load_before)
-                    if ti.static(self.rough):
-                        now[self.loads_at + i * self.K + plane] = load
-                    lost += old
-                    lost_now += new
-                    phi += energy
-                    size += energy + push.norm() * place.norm()
-                    grain += rough
-                    for k in ti.static(range(self.d)):
-                        r[i * self.d + k] = r[i * self.d + k] + push[k]
-                        for n in ti.static(range(self.d)):
-                            at = known(block + k * self.d + n)
-                            J[at] = J[at] + (K[k, n] + c0 / h * D[k, n])
-                            if ti.static(self.rough):
-                                Z[at] = Z[at] + D[k, n]
-                scale[i] = grain
+                    for lane in side(self.lanes):
+                        self.touch(i, block, plane, lane, y, part, h)
             for e in each(self.inner):
                 i = known(self.first[e])
                 j = known(self.second[e])
-                span = ti.Vector.zero(float, self.d)
-                rate = ti.Vector.zero(float, self.d)
-                reach = 0.0
-                for k in ti.static(range(self.d)):
-                    span[k] = x[i * self.d + k] - x[j * self.d + k]
-                    rate[k] = v[i * self.d + k] - v[j * self.d + k]
-                    reach += ti.abs(x[i * self.d + k]) + ti.abs(x[j * self.d + k])
-                energy, pull, K, D, stiff = self.spring(e, span, rate)
-                if ti.static(self.damped):
-                    old, new = self.damp(e, span, rate, lag, now)
-                    lost += old
-                    lost_now += new
-                grain = pull.norm() + stiff * reach
-                phi += energy
-                size += energy + pull.norm() * reach
-                scale[i] = scale[i] + grain
-                scale[j] = scale[j] + grain
-                ii = known(self.diagonal[i] * self.dd)
-                jj = known(self.diagonal[j] * self.dd)
-                ij = known(self.ahead[e] * self.dd)
-                ji = known(self.behind[e] * self.dd)
-                for k in ti.static(range(self.d)):
-                    r[i * self.d + k] = r[i * self.d + k] + pull[k]
-                    r[j * self.d + k] = r[j * self.d + k] - pull[k]
-                    for n in ti.static(range(self.d)):
-                        at = ti.static(k * self.d + n)
-                        a = K[k, n] + c0 / h * D[k, n]
-                        J[ii + at] = J[ii + at] + a
-                        J[jj + at] = J[jj + at] + a
-                        J[ij + at] = J[ij + at] - a
-                        J[ji + at] = J[ji + at] - a
-                        if ti.static(self.damped):
-                            Z[ii + at] = Z[ii + at] + D[k, n]
-                            Z[jj + at] = Z[jj + at] + D[k, n]
-                            Z[ij + at] = Z[ij + at] - D[k, n]
-                            Z[ji + at] = Z[ji + at] - D[k, n]
+                self.pull(e, y.x, y.v, y.x, y.v, i, j, y, part)
+                self.add(i, 1.0, y, part)
+                self.add(j, -1.0, y, part)
+                self.couple(known(self.diagonal[i]), 1.0, y, part)
+                self.couple(known(self.diagonal[j]), 1.0, y, part)
+                self.couple(known(self.ahead[e]), -1.0, y, part)
+                self.couple(known(self.behind[e]), -1.0, y, part)
             for held in each(self.held):
                 e = known(held + self.inner_count)
                 i = known(self.first[e])
                 j = known(self.second[e])
+                self.pull(e, y.x, y.v, y.p, y.w, i, j, y, part)
+                self.add(i, 1.0, y, part)
+                self.couple(known(self.diagonal[i]), 1.0, y, part)
+                for lane in side(self.lanes):
+                    for k in ti.static(range(self.dd)):
+                        y.C[held, k, lane] = part.K[0, k, lane]
+                        if ti.static(self.damped):
+                            y.F[held, k, lane] = part.Z[0, k, lane]
+            for lane in side(self.lanes):
+                y.phi_now[lane] = y.phi[lane]
+                if ti.static(self.dissipative):
+                    y.size[lane] = y.size[lane] + (part.lost[lane] + part.lost_now[lane]) / y.rate[lane]
+                    y.phi_now[lane] = y.phi[lane] + part.lost_now[lane] / y.rate[lane]
+                    y.phi[lane] = y.phi[lane] + part.lost[lane] / y.rate[lane]
+
+        @ti.func
+        def touch(
+            self,
+            i: ti.template(),
+            block: ti.template(),
+            plane: ti.template(),
+            lane: int,
+            y: ti.template(),
+            part: ti.template(),
+            h: float,
+        ):
+            """Add a plane's contact with point i."""
+            place = ti.Vector.zero(float, self.d)
+            speed = ti.Vector.zero(float, self.d)
+            for k in ti.static(range(self.d)):
+                place[k] = y.x[i, k, lane]
+                if ti.static(self.rough):
+                    speed[k] = y.v[i, k, lane]
+            load_before = 0.0
+            if ti.static(self.rough):
+                load_before = y.load[known(i * self.K + plane), lane]
+            energy, push, K, Z, grain, load, old, new = self.forces.contact(plane, place, speed, h, load_before)
+            if ti.static(self.rough):
+                y.load_now[known(i * self.K + plane), lane] = load
+            part.lost[lane] = part.lost[lane] + old
+            part.lost_now[lane] = part.lost_now[lane] + new
+            y.phi[lane] = y.phi[lane] + energy
+            y.size[lane] = y.size[lane] + (energy + push.norm() * place.norm())
+            y.scale[i, lane] = y.scale[i, lane] + grain
+            for k in ti.static(range(self.d)):
+                y.r[i, k, lane] = y.r[i, k, lane] + push[k]
+                for n in ti.static(range(self.d)):
+                    at = ti.static(k * self.d + n)
+                    y.J[block, at, lane] = y.J[block, at, lane] + (K[k, n] + y.rate[lane] * Z[k, n])
+                    if ti.static(self.rough):
+                        y.Z[block, at, lane] = y.Z[block, at, lane] + Z[k, n]
+
+        @ti.func
+        def pull(
+            self,
+            # In: spring e from point i to number j of `ends`, which move at `speeds`
+            e: ti.template(),
+            x: ti.template(),
+            v: ti.template(),
+            ends: ti.template(),
+            speeds: ti.template(),
+            i: ti.template(),
+            j: ti.template(),
+            # Energy added to
+            y: ti.template(),
+            # Out: the rest
+            part: ti.template(),
+        ):
+            """A spring's force on its first end and its derivatives."""
+            stiffness, rest, blend, soft, damping, cable = self.constants(e)
+            for lane in side(self.lanes):
                 span = ti.Vector.zero(float, self.d)
                 rate = ti.Vector.zero(float, self.d)
                 reach = 0.0
                 for k in ti.static(range(self.d)):
-                    span[k] = x[i * self.d + k] - p[j * self.d + k]
-                    rate[k] = v[i * self.d + k] - w[j * self.d + k]
-                    reach += ti.abs(x[i * self.d + k]) + ti.abs(p[j * self.d + k])
-                energy, pull, K, D, stiff = self.spring(e, span, rate)
-                if ti.static(self.damped):
-                    old, new = self.damp(e, span, rate, lag, now)
-                    lost += old
-                    lost_now += new
-                grain = pull.norm() + stiff * reach
-                phi += energy
-                size += energy + pull.norm() * reach
-                scale[i] = scale[i] + grain
-                ii = known(self.diagonal[i] * self.dd)
+                    near, far = x[i, k, lane], ends[j, k, lane]
+                    span[k] = near - far
+                    reach += ti.abs(near) + ti.abs(far)
+                    if ti.static(self.damped):
+                        rate[k] = v[i, k, lane] - speeds[j, k, lane]
+                energy, force, K, Z, strength, stiff = self.forces.spring(
+                    stiffness, rest, blend, soft, damping, cable, span, rate
+                )
+                y.phi[lane] = y.phi[lane] + energy
+                y.size[lane] = y.size[lane] + (energy + strength * reach)
+                part.grain[lane] = strength + stiff * reach
                 for k in ti.static(range(self.d)):
-                    r[i * self.d + k] = r[i * self.d + k] + pull[k]
+                    part.force[0, k, lane] = force[k]
                     for n in ti.static(range(self.d)):
                         at = ti.static(k * self.d + n)
-                        J[ii + at] = J[ii + at] + (K[k, n] + c0 / h * D[k, n])
-                        C[held * self.dd + at] = K[k, n]
+                        part.K[0, at, lane] = K[k, n]
                         if ti.static(self.damped):
-                            Z[ii + at] = Z[ii + at] + D[k, n]
-                            F[held * self.dd + at] = D[k, n]
-            size += h / c0 * (lost + lost_now)
-            return phi + h / c0 * lost, phi + h / c0 * lost_now, size
+                            part.J[0, at, lane] = K[k, n] + y.rate[lane] * Z[k, n]
+                            part.Z[0, at, lane] = Z[k, n]
+                if ti.static(self.damped):
+                    # ½ c s (rate·n)² with the direction n and share s of `lag`, and with those of now
+                    n, share = self.forces.engaged(rest, blend, cable, span)
+                    speed, speed_before = rate.dot(n), 0.0
+                    for k in ti.static(range(self.d)):
+                        speed_before += y.lag[e, k, lane] * rate[k]
+                        y.lag_now[e, k, lane] = n[k]
+                    y.lag_now[e, self.d, lane] = share
+                    part.lost[lane] = part.lost[lane] + 0.5 * damping * y.lag[e, self.d, lane] * speed_before**2
+                    part.lost_now[lane] = part.lost_now[lane] + 0.5 * damping * share * speed**2
+
+        @ti.func
+        def add(self, i: ti.template(), sign: ti.template(), y: ti.template(), part: ti.template()):
+            """A spring's force to point i."""
+            for lane in side(self.lanes):
+                y.scale[i, lane] = y.scale[i, lane] + part.grain[lane]
+                for k in ti.static(range(self.d)):
+                    y.r[i, k, lane] = y.r[i, k, lane] + sign * part.force[0, k, lane]
+
+        @ti.func
+        def couple(self, block: ti.template(), sign: ti.template(), y: ti.template(), part: ti.template()):
+            """A spring's derivatives to a block of J and Z."""
+            for lane in side(self.lanes):
+                for k in ti.static(range(self.dd)):
+                    if ti.static(self.damped):
+                        y.J[block, k, lane] = y.J[block, k, lane] + sign * part.J[0, k, lane]
+                        y.Z[block, k, lane] = y.Z[block, k, lane] + sign * part.Z[0, k, lane]
+                    else:
+                        y.J[block, k, lane] = y.J[block, k, lane] + sign * part.K[0, k, lane]
 
     return Mechanics

@@ -4,8 +4,7 @@ import functools
 
 import taichi as ti
 
-from .loops import Loops, Scratch
-from .lu import block_lu
+from .loops import Group, Loops, Scratch
 from .mechanics import BDF1, BDF2
 from .trajectory import Status
 
@@ -23,11 +22,11 @@ OK, NOT_CONVERGED, NON_FINITE, NOT_RUN = (int(s) for s in Status)
 
 @functools.cache
 def newton(loops: Loops):
-    each, known = loops.each, loops.known
+    each, side, known = loops.each, loops.side, loops.known
 
     @ti.data_oriented
     class Newton:
-        """Solves G(x₁) = 0 for one rollout and one step, to round-off or to a `Status` that says why not.
+        """Solves G(x₁) = 0 of one step for each lane, to round-off or to a `Status` that says why not.
 
         The line search is on the incremental potential. Dampers and friction enter it with the directions and loads
         of the last iterate, with which its gradient is the residual there; since that potential changes from iterate
@@ -37,19 +36,24 @@ def newton(loops: Loops):
         diagonal is shifted only while a pivot is not positive or its direction not downhill. If all that fails, the
         handles are moved a part of their way first, and the whole way from there: the equation finally solved, and so
         the row and its derivatives, are the same.
+
+        Lanes go on together until the last is done. What one does never depends on another: a lane that has no use for
+        an evaluation or a factorisation takes part in it and keeps what it has.
         """
 
         def __init__(self, mechanics, scratch: Scratch, eps: float):
             self.mech = mechanics
-            self.lu = block_lu(loops)(mechanics.elimination, mechanics.d)
+            self.lu = mechanics.lu
             self.eps = eps
-            D, Hd, E = mechanics.D, mechanics.H * mechanics.d, mechanics.blocks * mechanics.dd
-            self.x, self.v, self.r, self.du, self.trial, self.settled = (scratch.slot(D) for _ in range(6))
-            self.p, self.w, self.scale = scratch.slot(Hd), scratch.slot(Hd), scratch.slot(mechanics.P)
-            self.J, self.Z = scratch.slot(E), scratch.slot(E if mechanics.dissipative else 0)
-            self.lag, self.now = scratch.slot(mechanics.lagged), scratch.slot(mechanics.lagged)
-            self.C = scratch.slot(mechanics.couplings * mechanics.dd)
-            self.F = scratch.slot(mechanics.couplings * mechanics.dd)
+            self.lanes = loops.abreast()
+            rows = {name: scratch.slot(mechanics.P, mechanics.d) for name in ("solution", "settled", "du", "step")}
+            numbers = "alpha slope steepness merit0 worst0 square0 shift goal reached advance"
+            found = "worst square grains bulk stiffest pivot"
+            scalars = {name: loops.scalar() for name in (*numbers.split(), *found.split())}
+            flags = "running evaluations fresh strict begun finite failed take settle seek back go reset"
+            scalars |= {name: loops.scalar(ti.i32) for name in flags.split()}
+            self.equations = mechanics.variables(scratch)
+            self.variables = self.equations | Group(**rows, **scalars)
 
         @ti.func
         def coefficients(self, first):
@@ -62,143 +66,256 @@ def newton(loops: Loops):
         @ti.func
         def solve(
             self,
+            # In: `rate` and, in `solution`, a guess; out: the solution
+            y: ti.template(),
             # In
-            work: ti.template(),
-            b: ti.template(),
             x_free: ti.template(),
             v_free: ti.template(),
             p0: ti.template(),
             drive: ti.template(),
-            c0: float,
             h: float,
-            # In: guess, out: solution
-            u: ti.template(),
+            # In: NOT_CONVERGED for lanes to solve, out: their status and linear solves
+            status: ti.template(),
+            solves: ti.template(),
         ):
-            """u with G(x̃ + u) = 0, handles going from p0 at velocity `drive`. Returns status and linear solves."""
-            x, v, r, du = self.x[work, b], self.v[work, b], self.r[work, b], self.du[work, b]
-            trial, settled = self.trial[work, b], self.settled[work, b]
-            p, w, scale = self.p[work, b], self.w[work, b], self.scale[work, b]
-            J, Z, C, F = self.J[work, b], self.Z[work, b], self.C[work, b], self.F[work, b]
-            lag, now = self.lag[work, b], self.now[work, b]
-            for n in each(self.mech.lagging):
-                lag[n] = 0.0
-            for n in each(self.mech.coordinates):
-                trial[n] = u[n]
-                settled[n] = u[n]
+            """u with G(x̃ + u) = 0, handles going from p0 at velocity `drive`."""
+            active = 0
+            for lane in side(self.lanes):
+                y.running[lane] = ti.cast(status[lane] == NOT_CONVERGED, ti.i32)
+                active += y.running[lane]
+                solves[lane], y.evaluations[lane], y.fresh[lane], y.strict[lane], y.begun[lane] = 0, 0, 1, 0, 0
+                y.alpha[lane], y.slope[lane], y.steepness[lane], y.shift[lane] = 1.0, 0.0, 0.0, 0.0
+                y.merit0[lane], y.worst0[lane], y.square0[lane] = 0.0, 0.0, 0.0
+                y.goal[lane], y.reached[lane], y.advance[lane] = 1.0, 0.0, 1.0  # shares of the handles' motion
+            for n in each(self.mech.dampers):
+                for lane in side(self.lanes):
+                    for k in ti.static(range(self.mech.d + 1)):
+                        y.lag[n, k, lane] = 0.0
+            for n in each(self.mech.loads):
+                for lane in side(self.lanes):
+                    y.load[n, lane] = 0.0
+            for i in each(self.mech.all_points):
+                for lane in side(self.lanes):
+                    for k in ti.static(range(self.mech.d)):
+                        y.u[i, k, lane] = y.solution[i, k, lane]
+                        y.settled[i, k, lane] = y.solution[i, k, lane]
 
-            status = NOT_CONVERGED
-            solves, evaluations, running, fresh = 0, 0, 1, 1
-            alpha, slope, merit0, worst0, shift = 1.0, 0.0, 0.0, 0.0, 0.0
-            goal, reached, advance = 1.0, 0.0, 1.0  # shares of the handles' motion
-            strict, begun, square, square0, steepness = 0, 0, 0.0, 0.0, 0.0  # strict: on the residual norm
-
-            while running == 1:
-                evaluations += 1
-                for n in each(self.mech.handle_coordinates):
-                    w[n] = goal * drive[n]
-                    p[n] = p0[n] + h * w[n]
-                for n in each(self.mech.coordinates):
-                    x[n] = x_free[n] + trial[n]
-                    v[n] = v_free[n] + c0 / h * trial[n]
-                merit, own, size = self.mech.assemble(trial, x, v, p, w, c0, h, lag, now, r, scale, J, Z, C, F)
-                worst, square, grains = 0.0, 0.0, 0.0
-                bulk = 0.0  # of all that must be finite: max() and the branches of a cable's energy pass over NaN
-                for n in each(self.mech.handle_coordinates):
-                    bulk += ti.abs(p[n])
-                for n in each(self.mech.coordinates):
-                    grain = ROUND_OFF * self.eps * scale[known(n // self.mech.d)]
-                    bulk += ti.abs(r[n]) + grain
-                    worst = ti.max(worst, ti.abs(r[n]) / grain)
-                    if ti.static(self.mech.dissipative):
-                        square += 0.5 * r[n] * r[n]
-                        grains += grain * grain
-                finite = (ti.abs(merit) < ti.math.inf) and (ti.abs(own) < ti.math.inf) and (bulk < ti.math.inf)
-                failed = False
-                better = merit <= merit0 + SUFFICIENT * alpha * slope + 16.0 * self.eps * size
-                if ti.static(self.mech.dissipative):
-                    better = better or worst <= 0.5 * worst0
-                    if strict == 1:
-                        better = square <= square0 + SUFFICIENT * alpha * steepness + grains
-
-                if finite and (fresh == 1 or better):
-                    for n in each(self.mech.coordinates):
-                        u[n] = trial[n]
-                    if worst <= 1.0:
-                        if goal == 1.0:
-                            status = OK
-                            running = 0
-                        else:
-                            for n in each(self.mech.coordinates):
-                                settled[n] = u[n]
-                            reached = goal
-                            goal = ti.min(1.0, reached + advance)
-                            fresh, strict, begun = 1, 0, solves
-                            shift = 0.0
-                    else:
-                        merit0, worst0, square0 = own, worst, square
-                        for n in each(self.mech.lagging):
-                            lag[n] = now[n]
-                        stiffest = 0.0
-                        for i in each(self.mech.all_points):
+            while active > 0:
+                self.evaluate(y, x_free, v_free, p0, drive, h)
+                settling, going_back, seeking, resetting = 0, 0, 0, 0
+                for lane in side(self.lanes):
+                    y.take[lane], y.settle[lane], y.back[lane], y.seek[lane], y.go[lane], y.failed[lane] = (
+                        0,
+                        0,
+                        0,
+                        0,
+                        0,
+                        0,
+                    )
+                    if y.running[lane] == 1:
+                        self.judge(y, lane, status, solves)
+                    settling, going_back, seeking = (
+                        settling + y.settle[lane],
+                        going_back + y.back[lane],
+                        seeking + y.seek[lane],
+                    )
+                for i in each(self.mech.all_points):
+                    for lane in side(self.lanes):
+                        for k in ti.static(range(self.mech.d)):
+                            y.solution[i, k, lane] = ti.select(
+                                y.take[lane] == 1, y.u[i, k, lane], y.solution[i, k, lane]
+                            )
+                if settling > 0:
+                    for i in each(self.mech.all_points):
+                        for lane in side(self.lanes):
                             for k in ti.static(range(self.mech.d)):
-                                at = known(self.mech.diagonal[i] * self.mech.dd + k * (self.mech.d + 1))
-                                stiffest = ti.max(stiffest, ti.abs(J[at]))
-                                J[at] = J[at] + shift
-                        for n in each(self.mech.coordinates):
-                            du[n] = -r[n]
-                        pivot = self.lu.factor(J)
-                        downhill = False
-                        if pivot > 0.0:
-                            solves += 1
-                            self.lu.solve(J, du)
-                            slope, steepness = 0.0, 0.0
-                            for n in each(self.mech.coordinates):
-                                slope += r[n] * du[n]
-                                if ti.static(self.mech.dissipative):
-                                    steepness -= r[n] * (r[n] + shift * du[n])  # rᵀJ du, as (J + shift) du = −r
-                            downhill = slope < 0.0
-                            if strict == 1:
-                                downhill = steepness < 0.0
-                        if downhill:
-                            alpha = 1.0
-                            fresh = 0
-                            shift = 0.0
-                            for n in each(self.mech.coordinates):
-                                trial[n] = u[n] + du[n]
-                        else:
-                            shift = ti.max(4.0 * shift, 1e-3 * stiffest)
-                            fresh = 1
-                            failed = not (shift < LARGEST_SHIFT * stiffest)
-                        if ti.static(self.mech.dissipative):
-                            failed = failed or (strict == 0 and solves - begun >= PATIENCE)
-                elif fresh == 1:
-                    failed = True
-                else:
-                    alpha *= 0.5
-                    for n in each(self.mech.coordinates):
-                        trial[n] = u[n] + alpha * du[n]
-                    failed = alpha < SMALLEST_ALPHA
+                                y.settled[i, k, lane] = ti.select(
+                                    y.settle[lane] == 1, y.u[i, k, lane], y.settled[i, k, lane]
+                                )
+                if going_back > 0:
+                    for i in each(self.mech.all_points):
+                        for lane in side(self.lanes):
+                            for k in ti.static(range(self.mech.d)):
+                                shorter = y.solution[i, k, lane] + y.alpha[lane] * y.du[i, k, lane]
+                                y.u[i, k, lane] = ti.select(y.back[lane] == 1, shorter, y.u[i, k, lane])
+                if seeking > 0:
+                    self.seek(y)
+                    for lane in side(self.lanes):
+                        if y.seek[lane] == 1:
+                            self.choose(y, lane, solves)
+                    for i in each(self.mech.all_points):
+                        for lane in side(self.lanes):
+                            for k in ti.static(range(self.mech.d)):
+                                whole = y.solution[i, k, lane] + y.du[i, k, lane]
+                                y.u[i, k, lane] = ti.select(y.go[lane] == 1, whole, y.u[i, k, lane])
+                active = 0
+                for lane in side(self.lanes):
+                    y.reset[lane] = 0
+                    if y.running[lane] == 1:
+                        self.conclude(y, lane, status, solves)
+                    active, resetting = active + y.running[lane], resetting + y.reset[lane]
+                if resetting > 0:
+                    for i in each(self.mech.all_points):
+                        for lane in side(self.lanes):
+                            for k in ti.static(range(self.mech.d)):
+                                y.u[i, k, lane] = ti.select(y.reset[lane] == 1, y.settled[i, k, lane], y.u[i, k, lane])
+                                y.solution[i, k, lane] = ti.select(
+                                    y.reset[lane] == 1, y.settled[i, k, lane], y.solution[i, k, lane]
+                                )
 
-                if evaluations >= EVALUATIONS:
-                    running = 0
-                elif failed:
-                    again = True
-                    if ti.static(self.mech.dissipative):
-                        strict = 1 - strict
-                    if strict == 0:
-                        advance *= 0.5
-                        goal = reached + advance
-                        again = advance >= SMALLEST_ADVANCE
-                    if again:
-                        for n in each(self.mech.coordinates):
-                            trial[n] = settled[n]
-                            u[n] = settled[n]
-                        fresh, begun = 1, solves
-                        shift = 0.0
+        @ti.func
+        def evaluate(
+            self,
+            y: ti.template(),
+            x_free: ti.template(),
+            v_free: ti.template(),
+            p0: ti.template(),
+            drive: ti.template(),
+            h: float,
+        ):
+            """The equations at u, and how far they are from being solved."""
+            for j in each(self.mech.all_handles):
+                for lane in side(self.lanes):
+                    for k in ti.static(range(self.mech.d)):
+                        y.w[j, k, lane] = y.goal[lane] * drive[j, k, lane]
+                        y.p[j, k, lane] = p0[j, k, lane] + h * (y.goal[lane] * drive[j, k, lane])
+            for i in each(self.mech.all_points):
+                for lane in side(self.lanes):
+                    for k in ti.static(range(self.mech.d)):
+                        y.x[i, k, lane] = x_free[i, k, lane] + y.u[i, k, lane]
+                        if ti.static(self.mech.dissipative):
+                            y.v[i, k, lane] = v_free[i, k, lane] + y.rate[lane] * y.u[i, k, lane]
+            self.mech.assemble(y, h)
+            for lane in side(self.lanes):
+                y.worst[lane], y.square[lane], y.grains[lane] = 0.0, 0.0, 0.0
+                y.bulk[lane] = 0.0  # of all that must be finite: max() and a cable's energy pass over NaN
+            for j in each(self.mech.all_handles):
+                for lane in side(self.lanes):
+                    for k in ti.static(range(self.mech.d)):
+                        y.bulk[lane] = y.bulk[lane] + ti.abs(y.p[j, k, lane])
+            for i in each(self.mech.all_points):
+                for lane in side(self.lanes):
+                    grain, largest = ROUND_OFF * self.eps * y.scale[i, lane], 0.0
+                    for k in ti.static(range(self.mech.d)):
+                        r = y.r[i, k, lane]
+                        y.bulk[lane] = y.bulk[lane] + (ti.abs(r) + grain)
+                        largest = ti.max(largest, ti.abs(r))
+                        if ti.static(self.mech.dissipative):
+                            y.square[lane] = y.square[lane] + 0.5 * r * r
+                            y.grains[lane] = y.grains[lane] + grain * grain
+                    y.worst[lane] = ti.max(y.worst[lane], largest / grain)
+
+        @ti.func
+        def judge(self, y: ti.template(), lane: int, status: ti.template(), solves: ti.template()):
+            """Whether a lane takes its trial, and then has arrived or seeks a direction; else it goes back."""
+            y.evaluations[lane] = y.evaluations[lane] + 1
+            good = (ti.abs(y.phi[lane]) < ti.math.inf) and (ti.abs(y.phi_now[lane]) < ti.math.inf)
+            good = good and (y.bulk[lane] < ti.math.inf)
+            y.finite[lane] = ti.cast(good, ti.i32)
+            better = (
+                y.phi[lane]
+                <= y.merit0[lane] + SUFFICIENT * y.alpha[lane] * y.slope[lane] + 16.0 * self.eps * y.size[lane]
+            )
+            if ti.static(self.mech.dissipative):
+                better = better or y.worst[lane] <= 0.5 * y.worst0[lane]
+                if y.strict[lane] == 1:
+                    better = (
+                        y.square[lane]
+                        <= y.square0[lane] + SUFFICIENT * y.alpha[lane] * y.steepness[lane] + y.grains[lane]
+                    )
+            if good and (y.fresh[lane] == 1 or better):
+                y.take[lane] = 1
+                if y.worst[lane] <= 1.0:
+                    if y.goal[lane] == 1.0:
+                        status[lane] = OK
+                        y.running[lane] = 0
                     else:
-                        running = 0
-                        if not finite:
-                            status = NON_FINITE
-            return status, solves
+                        y.settle[lane] = 1
+                        y.reached[lane] = y.goal[lane]
+                        y.goal[lane] = ti.min(1.0, y.reached[lane] + y.advance[lane])
+                        y.fresh[lane], y.strict[lane], y.begun[lane] = 1, 0, solves[lane]
+                        y.shift[lane] = 0.0
+                else:
+                    y.merit0[lane], y.worst0[lane], y.square0[lane] = y.phi_now[lane], y.worst[lane], y.square[lane]
+                    y.seek[lane] = 1
+            elif y.fresh[lane] == 1:
+                y.failed[lane] = 1
+            else:
+                y.alpha[lane] = 0.5 * y.alpha[lane]
+                y.back[lane] = 1
+                y.failed[lane] = ti.cast(y.alpha[lane] < SMALLEST_ALPHA, ti.i32)
+
+        @ti.func
+        def seek(self, y: ti.template()):
+            """Newton's direction for the lanes that seek one, and the slopes along it."""
+            for n in each(self.mech.dampers):
+                for lane in side(self.lanes):
+                    for k in ti.static(range(self.mech.d + 1)):
+                        y.lag[n, k, lane] = ti.select(y.seek[lane] == 1, y.lag_now[n, k, lane], y.lag[n, k, lane])
+            for n in each(self.mech.loads):
+                for lane in side(self.lanes):
+                    y.load[n, lane] = ti.select(y.seek[lane] == 1, y.load_now[n, lane], y.load[n, lane])
+            for lane in side(self.lanes):
+                y.stiffest[lane] = 0.0
+                y.slope[lane] = ti.select(y.seek[lane] == 1, 0.0, y.slope[lane])
+                y.steepness[lane] = ti.select(y.seek[lane] == 1, 0.0, y.steepness[lane])
+            for i in each(self.mech.all_points):
+                block = known(self.mech.diagonal[i])
+                for lane in side(self.lanes):
+                    for k in ti.static(range(self.mech.d)):
+                        at = ti.static(k * (self.mech.d + 1))
+                        y.stiffest[lane] = ti.max(y.stiffest[lane], ti.abs(y.J[block, at, lane]))
+                        y.J[block, at, lane] = y.J[block, at, lane] + y.shift[lane]
+                        y.step[i, k, lane] = -y.r[i, k, lane]
+            self.lu.factor(y.J, y.pivot)
+            self.lu.solve(y.J, y.step)
+            for i in each(self.mech.all_points):
+                for lane in side(self.lanes):
+                    for k in ti.static(range(self.mech.d)):
+                        r, du = y.r[i, k, lane], y.step[i, k, lane]
+                        y.du[i, k, lane] = ti.select(y.seek[lane] == 1, du, y.du[i, k, lane])
+                        y.slope[lane] = y.slope[lane] + ti.select(y.seek[lane] == 1, r * du, 0.0)
+                        if ti.static(self.mech.dissipative):  # rᵀJ du, as (J + shift) du = −r
+                            fall = r * (r + y.shift[lane] * du)
+                            y.steepness[lane] = y.steepness[lane] - ti.select(y.seek[lane] == 1, fall, 0.0)
+
+        @ti.func
+        def choose(self, y: ti.template(), lane: int, solves: ti.template()):
+            """Whether a lane goes along its direction or shifts the Jacobian's diagonal."""
+            downhill = False
+            if y.pivot[lane] > 0.0:
+                solves[lane] = solves[lane] + 1
+                downhill = y.slope[lane] < 0.0
+                if y.strict[lane] == 1:
+                    downhill = y.steepness[lane] < 0.0
+            if downhill:
+                y.alpha[lane], y.fresh[lane], y.shift[lane], y.go[lane] = 1.0, 0, 0.0, 1
+            else:
+                y.shift[lane] = ti.max(4.0 * y.shift[lane], 1e-3 * y.stiffest[lane])
+                y.fresh[lane] = 1
+                y.failed[lane] = 1 - ti.cast(y.shift[lane] < LARGEST_SHIFT * y.stiffest[lane], ti.i32)
+            if ti.static(self.mech.dissipative):
+                if y.strict[lane] == 0 and solves[lane] - y.begun[lane] >= PATIENCE:
+                    y.failed[lane] = 1
+
+        @ti.func
+        def conclude(self, y: ti.template(), lane: int, status: ti.template(), solves: ti.template()):
+            """Whether a lane begins again from where it last settled, or gives up."""
+            if y.evaluations[lane] >= EVALUATIONS:
+                y.running[lane] = 0
+            elif y.failed[lane] == 1:
+                again = True
+                if ti.static(self.mech.dissipative):
+                    y.strict[lane] = 1 - y.strict[lane]
+                if y.strict[lane] == 0:
+                    y.advance[lane] = 0.5 * y.advance[lane]
+                    y.goal[lane] = y.reached[lane] + y.advance[lane]
+                    again = y.advance[lane] >= SMALLEST_ADVANCE
+                if again:
+                    y.reset[lane], y.fresh[lane], y.begun[lane], y.shift[lane] = 1, 1, solves[lane], 0.0
+                else:
+                    y.running[lane] = 0
+                    if y.finite[lane] == 0:
+                        status[lane] = NON_FINITE
 
     return Newton

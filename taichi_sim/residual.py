@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from .mechanics import BDF1, BDF2, ETA
+from .forces import ETA
+from .mechanics import BDF1, BDF2
 from .newton import ROUND_OFF
 from .simulator import Simulator
 from .system import System

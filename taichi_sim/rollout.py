@@ -1,31 +1,35 @@
-"""The forward kernel: B rollouts side by side, one thread each, any number of steps in one launch."""
+"""The forward kernel: B rollouts side by side, any number of steps in one launch."""
 
 import functools
 
 import taichi as ti
 
-from .loops import Loops, Scratch
-from .newton import NOT_RUN, OK
+from .loops import Group, Loops, Scratch
+from .newton import NOT_CONVERGED, NOT_RUN, OK
 
 
 @functools.cache
 def rollout(loops: Loops):
-    each = loops.each
+    each, side = loops.each, loops.side
 
     @ti.data_oriented
     class Rollout:
         """Fills rows t0+1 … t1 of a trajectory from its rows up to t0 and actions t0 … t1−1.
 
         Called once for an open-loop rollout and step by step for a closed loop; the arithmetic is the same. Rows of
-        x and v are flat (P·d), rows of p (H·d).
+        x and v are flat (P·d), rows of p (H·d). Lanes beyond the last rollout repeat it and write nothing.
         """
 
         def __init__(self, newton, scratch: Scratch):
             self.newton = newton
             self.mech = newton.mech
-            D, Hd = self.mech.D, self.mech.H * self.mech.d
-            self.x_free, self.v_free, self.u = (scratch.slot(D) for _ in range(3))
-            self.p0, self.drive = scratch.slot(Hd), scratch.slot(Hd)
+            self.many, self.lanes = loops.lanes, loops.abreast()
+            names = ("x0", "x1", "v0", "v1", "x_free", "v_free")  # 0: of row t, 1: of row t − 1
+            rows = {name: scratch.slot(self.mech.P, self.mech.d) for name in names}
+            rows |= {name: scratch.slot(self.mech.H, self.mech.d) for name in ("p0", "drive")}
+            scalars = {name: loops.scalar() for name in ("c0", "c1", "c2")}  # not divided: their sum is 0, rounded or not
+            scalars |= {name: loops.scalar(ti.i32) for name in ("rollout", "status", "solves")}
+            self.variables = newton.variables | Group(**rows, **scalars)
 
         @ti.kernel
         def run(
@@ -48,68 +52,95 @@ def rollout(loops: Loops):
             status: ti.types.ndarray(ndim=2),
             iterations: ti.types.ndarray(ndim=2),
         ):
+            d = ti.static(self.mech.d)
             ti.loop_config(block_dim=32)
-            for b in range(x.shape[0]):
+            for group in range((x.shape[0] + self.many - 1) // self.many):
+                y = self.variables[work, group]
+                for lane in side(self.lanes):
+                    y.rollout[lane] = ti.min(group * self.many + lane, x.shape[0] - 1)
+                    y.status[lane] = OK
+                    if t0 > 0:
+                        y.status[lane] = status[y.rollout[lane], t0 - 1]
+                for i in each(self.mech.all_points):
+                    for lane in side(self.lanes):
+                        b = y.rollout[lane]
+                        for k in ti.static(range(d)):
+                            y.x0[i, k, lane], y.v0[i, k, lane] = x[b, t0, i * d + k], v[b, t0, i * d + k]
+                            y.x1[i, k, lane], y.v1[i, k, lane] = x_prev[b, i * d + k], v_prev[b, i * d + k]
+                            if t0 > 0:
+                                y.x1[i, k, lane], y.v1[i, k, lane] = x[b, t0 - 1, i * d + k], v[b, t0 - 1, i * d + k]
+                for j in each(self.mech.all_handles):
+                    for lane in side(self.lanes):
+                        for k in ti.static(range(d)):
+                            y.p0[j, k, lane] = p[y.rollout[lane], t0, j * d + k]
                 for t in range(t0, t1):
-                    outcome, solves = NOT_RUN, 0
-                    healthy = True
-                    if t > 0:
-                        healthy = status[b, t - 1] == OK
-                    if healthy:
-                        outcome, solves = self.step(work, b, t, h, first, x_prev, v_prev, a, x, v, p)
-                    if outcome != OK:
-                        for n in each(self.mech.coordinates):
-                            x[b, t + 1, n] = x[b, t, n]
-                            v[b, t + 1, n] = v[b, t, n]
-                        for n in each(self.mech.handle_coordinates):
-                            p[b, t + 1, n] = p[b, t, n]
-                    status[b, t] = outcome
-                    iterations[b, t] = solves
+                    self.step(y, t, h, first, a)
+                    for lane in side(self.lanes):
+                        if group * self.many + lane < x.shape[0]:
+                            b = y.rollout[lane]
+                            for i in each(self.mech.all_points):
+                                for k in ti.static(range(d)):
+                                    x[b, t + 1, i * d + k] = y.x0[i, k, lane]
+                                    v[b, t + 1, i * d + k] = y.v0[i, k, lane]
+                            for j in each(self.mech.all_handles):
+                                for k in ti.static(range(d)):
+                                    p[b, t + 1, j * d + k] = y.p0[j, k, lane]
+                            status[b, t] = y.status[lane]
+                            iterations[b, t] = y.solves[lane]
 
         @ti.func
         def step(
             self,
-            work: ti.template(),
-            b: ti.template(),
+            # In: rows t and t−1 and the status of row t; out: rows t+1 and t and the status of this step
+            y: ti.template(),
+            # In
             t: int,
             h: float,
             first: ti.template(),
-            x_prev: ti.template(),
-            v_prev: ti.template(),
             a: ti.template(),
-            x: ti.template(),
-            v: ti.template(),
-            p: ti.template(),
         ):
-            """Row t+1 from rows t and t−1; returns status and linear solves."""
-            x_free, v_free, u = self.x_free[work, b], self.v_free[work, b], self.u[work, b]
-            p0, drive = self.p0[work, b], self.drive[work, b]
-            start = t == 0 and first[b] != 0
-            c0, c1, c2 = self.newton.coefficients(start)
-            for n in each(self.mech.coordinates):
-                x1, v1 = x_prev[b, n], v_prev[b, n]
-                if t > 0:
-                    x1, v1 = x[b, t - 1, n], v[b, t - 1, n]
-                x0, v0 = x[b, t, n], v[b, t, n]
-                if start:
-                    x1, v1 = x0, v0
-                free = -(c1 * v0 + c2 * v1) / c0
-                v_free[n] = free
-                x_free[n] = (h * free - c1 * x0 - c2 * x1) / c0
-                u[n] = h / c0 * (2.0 * v0 - v1 - free)  # as if the acceleration stayed
-            for n in each(self.mech.handle_coordinates):
-                p0[n] = p[b, t, n]
-                drive[n] = 0.0
+            """Row t+1; a rollout that has failed stays where it is."""
+            d = ti.static(self.mech.d)
+            for lane in side(self.lanes):
+                c0, c1, c2 = self.newton.coefficients(t == 0 and first[y.rollout[lane]] != 0)
+                y.rate[lane], y.c0[lane], y.c1[lane], y.c2[lane] = c0 / h, c0, c1, c2
+                y.status[lane] = ti.select(y.status[lane] == OK, NOT_CONVERGED, NOT_RUN)
+            if t == 0:
+                for i in each(self.mech.all_points):
+                    for lane in side(self.lanes):
+                        if first[y.rollout[lane]] != 0:
+                            for k in ti.static(range(d)):
+                                y.x1[i, k, lane], y.v1[i, k, lane] = y.x0[i, k, lane], y.v0[i, k, lane]
+            for i in each(self.mech.all_points):
+                for lane in side(self.lanes):
+                    for k in ti.static(range(d)):
+                        x0, x1, v0, v1 = y.x0[i, k, lane], y.x1[i, k, lane], y.v0[i, k, lane], y.v1[i, k, lane]
+                        free = -(y.c1[lane] * v0 + y.c2[lane] * v1) / y.c0[lane]
+                        y.v_free[i, k, lane] = free
+                        y.x_free[i, k, lane] = (h * free - y.c1[lane] * x0 - y.c2[lane] * x1) / y.c0[lane]
+                        y.solution[i, k, lane] = h / y.c0[lane] * (2.0 * v0 - v1 - free)  # as if the acceleration stayed
+            for j in each(self.mech.all_handles):
+                for lane in side(self.lanes):
+                    for k in ti.static(range(d)):
+                        y.drive[j, k, lane] = 0.0
             for row, col, e in ti.static(self.mech.drives):
-                drive[row] = drive[row] + e * a[b, t, col]
+                for lane in side(self.lanes):
+                    at = y.drive[row // d, row % d, lane]
+                    y.drive[row // d, row % d, lane] = at + e * a[y.rollout[lane], t, col]
 
-            status, solves = self.newton.solve(work, b, x_free, v_free, p0, drive, c0, h, u)
-            if status == OK:
-                for n in each(self.mech.coordinates):
-                    x[b, t + 1, n] = x_free[n] + u[n]
-                    v[b, t + 1, n] = v_free[n] + c0 / h * u[n]
-                for n in each(self.mech.handle_coordinates):
-                    p[b, t + 1, n] = p0[n] + h * drive[n]
-            return status, solves
+            self.newton.solve(y, y.x_free, y.v_free, y.p0, y.drive, h, y.status, y.solves)
+            for i in each(self.mech.all_points):
+                for lane in side(self.lanes):
+                    for k in ti.static(range(d)):
+                        x0, v0, u = y.x0[i, k, lane], y.v0[i, k, lane], y.solution[i, k, lane]
+                        good = y.status[lane] == OK
+                        y.x0[i, k, lane] = ti.select(good, y.x_free[i, k, lane] + u, x0)
+                        y.v0[i, k, lane] = ti.select(good, y.v_free[i, k, lane] + y.rate[lane] * u, v0)
+                        y.x1[i, k, lane], y.v1[i, k, lane] = x0, v0
+            for j in each(self.mech.all_handles):
+                for lane in side(self.lanes):
+                    for k in ti.static(range(d)):
+                        there = y.p0[j, k, lane] + h * y.drive[j, k, lane]
+                        y.p0[j, k, lane] = ti.select(y.status[lane] == OK, there, y.p0[j, k, lane])
 
     return Rollout

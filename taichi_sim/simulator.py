@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 
@@ -14,7 +15,7 @@ from .elimination import Elimination
 from .errors import InputError, expect
 from .linear import linear_step
 from .linearisation import linearisation
-from .loops import LOOPED, UNROLLED, UNROLLED_UPDATES, Scratch
+from .loops import ABREAST, LOOPED, UNROLLED, UNROLLED_UPDATES, Loops, Scratch
 from .mechanics import mechanics
 from .newton import newton
 from .riccati import riccati
@@ -23,6 +24,7 @@ from .sensitivity import sensitivity
 from .system import System
 from .trajectory import State, Trajectory
 
+MOST_BLOCKS = 600  # of a Jacobian whose kernels have several lanes
 LARGEST_RICCATI = 40  # numbers in its state up to which `gauss_newton` is the recursion, see benchmarks/directions.py
 
 
@@ -65,23 +67,29 @@ class Simulator:
     a kernel runs.
     """
 
-    def __init__(self, system: System, h: float, unrolled: bool | None = None):
-        """unrolled: whether kernels are compiled with their loops written out, see `loops`; by default, if small."""
+    def __init__(self, system: System, h: float, loops: Loops | None = None):
+        """loops: how kernels go through rollouts and points, see `loops`; by default what suits system and device."""
         expect(isinstance(system, System), "system", "a System", type(system).__name__)
         expect(isinstance(h, int | float) and math.isfinite(h) and h > 0, "h", "a time step > 0 s", h)
         self.system, self.h = system, float(h)
         self.device, self.dtype = runtime.torch_device(), runtime.dtype()
-        loops = UNROLLED if (_small(system) if unrolled is None else unrolled) else LOOPED
-        self._scratch = Scratch(loops, last=self.device.type == "cuda")
+        one = UNROLLED if _small(system) else LOOPED
+        if loops is None:
+            loops = one if self.device.type == "cuda" or not _fits(system) else ABREAST
+        elif loops.lanes == 1:
+            one = loops
+        last = self.device.type == "cuda"
+        self._scratch = Scratch(loops, last)
+        self._scratch_of_one = self._scratch if one is loops else Scratch(one, last)
         self._steps_apart = loops.unrolled and self._scratch.last  # whether a thread for each step of a rollout pays
-        solver = newton(loops)(mechanics(loops)(system), self._scratch, eps=torch.finfo(self.dtype).eps)
-        step = linear_step(loops)(solver, self._scratch)
-        self._rollout = rollout(loops)(solver, self._scratch)
+        step = self._step(loops, self._scratch)
+        step_of_one = step if one is loops else self._step(one, self._scratch_of_one)
+        self._rollout = rollout(loops)(step.newton, self._scratch)
         self._sensitivity = sensitivity(loops)(step)
         self._linearisation = linearisation(loops)(step, self._scratch.last)
-        self._riccati = riccati(loops)(self._linearisation, self._scratch)
-        self._boxed = boxed_step(loops)(self._riccati, self._scratch)
-        self._cg = conjugate_gradients(loops)(step, self._scratch)
+        self._riccati = riccati(one)(self._linearisation, self._scratch_of_one)
+        self._boxed = boxed_step(one)(self._riccati, self._scratch_of_one)
+        self._cg = conjugate_gradients(one)(step_of_one, self._scratch_of_one)
         self._nothing = torch.empty(1, 1, dtype=self.dtype, device=self.device)
         self._warm = False
 
@@ -149,17 +157,14 @@ class Simulator:
         """
         rows = []
         for name, g, like in (("gx", gx, trajectory.x), ("gv", gv, trajectory.v), ("gp", gp, trajectory.p)):
-            rows.append(torch.zeros_like(like) if g is None else self._check(name, g, like.shape, finite=False).clone())
-        out = Gradient(
-            *rows,
-            torch.empty_like(trajectory.start.x),
-            torch.empty_like(trajectory.start.v),
-            torch.empty_like(trajectory.a),
-        )
-        flat = (out.x.flatten(2), out.v.flatten(2), out.p.flatten(2), out.x_prev.flatten(1), out.v_prev.flatten(1))
+            rows.append(torch.zeros_like(like) if g is None else self._check(name, g, like.shape, finite=False))
+        start = trajectory.start
+        starts = [torch.empty_like(s) for s in (start.x, start.v, start.p, start.x_prev, start.v_prev)]
+        ga = torch.empty_like(trajectory.a)
         with runtime.compiled_quickly():
-            self._sensitivity.vjp(*self._rows(trajectory), *flat, out.a)
-        return dataclasses.replace(out, x=out.x[:, 0], v=out.v[:, 0], p=out.p[:, 0])
+            flat = [r.flatten(2) for r in rows] + [s.flatten(1) for s in starts]
+            self._sensitivity.vjp(*self._rows(trajectory, self._scratch), *flat, ga)
+        return Gradient(*starts, ga)
 
     def jvp(self, trajectory: Trajectory, da: torch.Tensor, start: State | None = None):
         """δx, δv, δp of every row, shaped like the trajectory, for δa (B, N, m) and tangents of the start."""
@@ -172,7 +177,7 @@ class Simulator:
             dx_prev, dv_prev = start.x_prev, start.v_prev
         flat = (dx_prev.flatten(1), dv_prev.flatten(1), dx.flatten(2), dv.flatten(2), dp.flatten(2))
         with runtime.compiled_quickly():
-            self._sensitivity.jvp(*self._rows(trajectory), da, *flat)
+            self._sensitivity.jvp(*self._rows(trajectory, self._scratch), da, *flat)
         return dx, dv, dp
 
     def jacobian(self, trajectory: Trajectory) -> torch.Tensor:
@@ -181,7 +186,7 @@ class Simulator:
         _expect_countable(B, N * self.system.state_size * N * m)
         S = torch.zeros(B, N, self.system.state_size, N, m, dtype=self.dtype, device=self.device)
         with runtime.compiled_quickly():
-            self._sensitivity.jacobian(*self._rows(trajectory), S)
+            self._sensitivity.jacobian(*self._rows(trajectory, self._scratch), S)
         return S
 
     def gauss_newton(self, trajectory: Trajectory, g, q, r, damping=None, free=None, tolerance=1e-10):
@@ -243,10 +248,10 @@ class Simulator:
         B, N, _ = g.shape
         da, image = torch.zeros_like(g), torch.zeros_like(g)
         iterations = torch.zeros(B, dtype=torch.int32, device=self.device)
-        store = self._memory(B, self._cg.store(N))
+        store = self._memory(-(-B // self._cg.many), self._cg.store(N) * self._cg.many)
         settings = (g, q, r, damping, free, float(tolerance), int(limit))
         with runtime.compiled_quickly():
-            self._cg.solve(*self._rows(trajectory), store, *settings, da, image, iterations)
+            self._cg.solve(*self._rows(trajectory, self._scratch_of_one), store, *settings, da, image, iterations)
         return GaussNewtonStep(da, iterations=iterations, image=image)
 
     def bytes_per_rollout(self, N: int) -> int:
@@ -258,15 +263,20 @@ class Simulator:
         if self.direct:
             numbers = self._linearisation.size + self._boxed.row + s.actions * (self._riccati.n + 8)
             method = self._riccati.store + N * numbers
-        return (copies * rows + self._scratch.size + method) * torch.finfo(self.dtype).bits // 8
+        return (copies * rows + self._scratch_of_one.size + method) * torch.finfo(self.dtype).bits // 8
 
     # Inside
+
+    def _step(self, loops: Loops, scratch: Scratch):
+        """Newton's method and the linearised step for one kind of `loops`."""
+        solver = newton(loops)(mechanics(loops)(self.system), scratch, eps=torch.finfo(self.dtype).eps)
+        return linear_step(loops)(solver, scratch)
 
     def _linear(self, trajectory: Trajectory):
         """What the recursions take first: h, whether a step is the first, status, linearised steps, scratch."""
         B, N, _ = trajectory.a.shape
         store, maps = self._memory(B, self._riccati.store), self._memory(B, N * self._linearisation.size)
-        h, first, *_, status, _ = rows = self._rows(trajectory)
+        h, first, *_, status, _ = rows = self._rows(trajectory, self._scratch)
         self._linearisation.run(*rows, 1 if self._steps_apart else N, maps)
         return h, first, status, maps, store
 
@@ -311,13 +321,16 @@ class Simulator:
         rows = (trajectory.x.flatten(2), trajectory.v.flatten(2), trajectory.p.flatten(2))
         past = (start.first.contiguous().view(torch.uint8), start.x_prev.flatten(1), start.v_prev.flatten(1))
         work = self._memory(len(trajectory), self._scratch.size)
-        self._rollout.run(self.h, t0, t1, *past, trajectory.a, *rows, work, trajectory.status, trajectory.iterations)
+        with runtime.compiled_quickly() if self._scratch.loops.lanes > 1 else contextlib.nullcontext():
+            self._rollout.run(
+                self.h, t0, t1, *past, trajectory.a, *rows, work, trajectory.status, trajectory.iterations
+            )
 
-    def _rows(self, trajectory: Trajectory):
+    def _rows(self, trajectory: Trajectory, scratch: Scratch):
         """What every sweep takes first: h, the rows and scratch."""
         flat = (trajectory.x.flatten(2), trajectory.v.flatten(2), trajectory.p.flatten(2))
         rows = (r.detach().contiguous() for r in (trajectory.a, *flat, trajectory.status))
-        work = self._memory(len(trajectory), self._scratch.size)
+        work = self._memory(len(trajectory), scratch.size)
         return self.h, trajectory.start.first.contiguous().view(torch.uint8), *rows, work
 
     def _check_start(self, start: State) -> State:
@@ -370,8 +383,16 @@ def _expect_countable(B: int, size: int):
 
 def _small(system: System) -> bool:
     """Whether the elimination has so few block updates that unrolled kernels compile in seconds."""
-    ends = [tuple(e) for e in system.ends.tolist() if max(e) < system.points]
-    return Elimination.of(system.points, ends).updates <= UNROLLED_UPDATES
+    return _elimination(system).updates <= UNROLLED_UPDATES
+
+
+def _fits(system: System) -> bool:
+    """Whether a thread's stack can hold the Jacobians of its lanes, and Taichi declare them within seconds."""
+    return len(_elimination(system).block) <= MOST_BLOCKS
+
+
+def _elimination(system: System) -> Elimination:
+    return Elimination.of(system.points, [tuple(e) for e in system.ends.tolist() if max(e) < system.points])
 
 
 class _Rollout(torch.autograd.Function):

@@ -25,15 +25,16 @@ def value_function(loops: Loops):
         def __init__(self, mechanics):
             self.mech = mechanics
             self.D, self.n = mechanics.D, 4 * mechanics.D + mechanics.m
+            self.coordinates = loops.range(self.D)
 
         @ti.func
         def times(self, left: ti.template(), i: int, right: ti.template(), out: ti.template()):
             """out = row i of leftᵀ right, both D × D."""
-            for j in each(self.mech.coordinates):
+            for j in each(self.coordinates):
                 out[j] = 0.0
             for k in range(self.D):
                 y = left[k * self.D + i]
-                for j in each(self.mech.coordinates):
+                for j in each(self.coordinates):
                     out[j] = out[j] + y * right[k * self.D + j]
 
         @ti.func
@@ -142,11 +143,11 @@ def value_function(loops: Loops):
             A = c0 / h
             for i in range(D):  # what x₁ is multiplied with, as sums over z, π, a (and q)
                 self.times(xx, i, map_z, row)
-                for j in each(self.mech.coordinates):
+                for j in each(self.coordinates):
                     product[i * D + j] = row[j]
                 if ti.static(self.mech.dissipative):
                     self.times(xx, i, map_q, row)
-                    for j in each(self.mech.coordinates):
+                    for j in each(self.coordinates):
                         product_q[i * D + j] = row[j] + xq[i * D + j]
                 by_p = self.thin(xx, D, i, map_p)
                 for c in ti.static(range(m)):
@@ -157,11 +158,11 @@ def value_function(loops: Loops):
                         product_a[i * m + c] = by_a[c] + h * xp[i * m + c]
             for i in range(D):
                 self.times(map_z, i, product, row)
-                for j in each(self.mech.coordinates):
+                for j in each(self.coordinates):
                     P[i * n + j] = row[j]
                 if ti.static(self.mech.dissipative):
                     self.times(map_z, i, product_q, row)
-                    for j in each(self.mech.coordinates):
+                    for j in each(self.coordinates):
                         P[i * n + Q + j] = row[j]
                     self.times(map_q, i, product_q, row)
                     for j in range(i, D):
@@ -170,22 +171,22 @@ def value_function(loops: Loops):
                     for j in range(i, D):
                         P[(Q + i) * n + Q + j] = P[(Q + i) * n + Q + j] + row[j]
                     self.times(map_q, i, xv, row)
-                    for j in each(self.mech.coordinates):
+                    for j in each(self.coordinates):
                         P[(Q + i) * n + V + j] = P[(Q + i) * n + V + j] + row[j]
                     self.times(map_q, i, xx0, row)
-                    for j in each(self.mech.coordinates):
+                    for j in each(self.coordinates):
                         P[(Q + i) * n + X + j] = P[(Q + i) * n + X + j] + row[j]
                 else:
                     self.times(map_z, i, xq, row)
-                    for j in each(self.mech.coordinates):
+                    for j in each(self.coordinates):
                         P[i * n + Q + j] = A * P[i * n + j] + row[j]
                 self.times(map_z, i, xv, row)
-                for j in each(self.mech.coordinates):
+                for j in each(self.coordinates):
                     P[i * n + V + j] = row[j]
                     if ti.static(not self.mech.dissipative):
                         P[(Q + i) * n + V + j] = P[(Q + i) * n + V + j] + A * row[j]
                 self.times(map_z, i, xx0, row)
-                for j in each(self.mech.coordinates):
+                for j in each(self.coordinates):
                     P[i * n + X + j] = row[j]
                     if ti.static(not self.mech.dissipative):
                         P[(Q + i) * n + X + j] = P[(Q + i) * n + X + j] + A * row[j]

@@ -107,7 +107,7 @@ def test_episodes_are_open_loop_rollouts_in_units_of_the_limit(task):
 def test_a_failed_episode_is_truncated_and_another_begins(task):
     made = task("pendulum2d-stop", 6)
     start, actions = made.start((9,), 3), np.zeros((3, 1), np.float32)
-    start.v[1] = 1e153
+    start.x[1] = 1e155
 
     def first_steps(seed):
         episodes = baselines.Episodes(made, 3, scale=1.0)

@@ -12,6 +12,7 @@ import systems
 import torch
 
 from taichi_sim import Simulator, State
+from taichi_sim.loops import LOOPED
 
 HERE = pathlib.Path(__file__).parent
 B, N = 64, 20
@@ -40,7 +41,7 @@ def inputs(simulator, first):
 @functools.cache
 def looped(name):
     """Kernels whose vectors lie in scratch memory, side by side with those of other rollouts."""
-    return Simulator(systems.SYSTEMS[name](), 0.02, unrolled=False)
+    return Simulator(systems.SYSTEMS[name](), 0.02, LOOPED)
 
 
 @pytest.mark.parametrize("first", (True, False))

@@ -8,7 +8,7 @@ import taichi as ti
 import torch
 
 from taichi_sim.elimination import Elimination
-from taichi_sim.loops import LOOPED, UNROLLED, UNROLLED_UPDATES, Scratch
+from taichi_sim.loops import ABREAST, LOOPED, UNROLLED, UNROLLED_UPDATES, Scratch
 from taichi_sim.lu import block_lu
 
 CHAIN = (5, [(0, 1), (1, 2), (2, 3), (3, 4)])
@@ -96,30 +96,44 @@ def solver(loops, name, d, last=False):
     """solve(A, b) -> A⁻¹b, A⁻ᵀb, smallest pivot, for a batch of matrices (B, n, n) and vectors (B, n)."""
     points, edges = GRAPHS[name]
     elimination = Elimination.of(points, edges)
-    assert loops is LOOPED or sum(len(later) ** 2 for later in elimination.later) <= UNROLLED_UPDATES  # minutes else
-    lu, scratch, each, dd = block_lu(loops)(elimination, d), Scratch(loops, last), loops.each, d * d
+    assert not loops.unrolled or sum(len(later) ** 2 for later in elimination.later) <= UNROLLED_UPDATES  # minutes else
+    tables, scratch, dd = loops.tables(), Scratch(loops, last), d * d
+    lu = block_lu(loops)(elimination, d, tables)
+    tables.fill(lu)
+    each, side, many, lanes = loops.each, loops.side, loops.lanes, loops.abreast()
     size = len(elimination.block) * dd
-    factors, straight, transposed = scratch.slot(size), scratch.slot(points * d), scratch.slot(points * d)
-    entries, rows = loops.range(size), loops.range(points * d)
+    factors = scratch.slot(len(elimination.block), dd)
+    straight, transposed, smallest = scratch.slot(points, d), scratch.slot(points, d), loops.scalar()
+    entries, rows = loops.range(len(elimination.block)), loops.range(points)
 
     @ti.kernel
     def run(
         J: ti.types.ndarray(ndim=2), b: ti.types.ndarray(ndim=2), work: ti.types.ndarray(ndim=2),
         x: ti.types.ndarray(ndim=2), y: ti.types.ndarray(ndim=2), pivot: ti.types.ndarray(ndim=1),
     ):  # fmt: skip
-        for n in range(J.shape[0]):
-            A, u, w = factors[work, n], straight[work, n], transposed[work, n]
-            for i in each(entries):
-                A[i] = J[n, i]
-            for i in each(rows):
-                u[i] = b[n, i]
-                w[i] = b[n, i]
-            pivot[n] = lu.factor(A)
+        for group in range((J.shape[0] + many - 1) // many):
+            A, u, w = factors[work, group], straight[work, group], transposed[work, group]
+            least = smallest[0]
+            for lane in side(lanes):
+                n = ti.min(group * many + lane, J.shape[0] - 1)
+                for i in each(entries):
+                    for k in ti.static(range(dd)):
+                        A[i, k, lane] = J[n, i * dd + k]
+                for i in each(rows):
+                    for k in ti.static(range(d)):
+                        u[i, k, lane] = b[n, i * d + k]
+                        w[i, k, lane] = b[n, i * d + k]
+            lu.factor(A, least)
             lu.solve(A, u)
             lu.solve_transposed(A, w)
-            for i in each(rows):
-                x[n, i] = u[i]
-                y[n, i] = w[i]
+            for lane in side(lanes):
+                n = group * many + lane
+                if n < J.shape[0]:
+                    pivot[n] = least[lane]
+                    for i in each(rows):
+                        for k in ti.static(range(d)):
+                            x[n, i * d + k] = u[i, k, lane]
+                            y[n, i * d + k] = w[i, k, lane]
 
     def solve(A, b):
         B = len(A)
@@ -148,10 +162,11 @@ CASES = [*((name, 2) for name in SMALL), ("chain", 3), ("ring", 3)]
     ("loops", "name", "d", "last"),
     [
         *((UNROLLED, name, d, False) for name, d in CASES),
-        *((LOOPED, name, d, False) for name, d in CASES),
+        *((loops, name, d, False) for loops in (LOOPED, ABREAST) for name, d in CASES),
         *((LOOPED, "cloth", 3, last) for last in (False, True)),
+        (ABREAST, "cloth", 3, False),
     ],
-    ids=lambda value: ("looped", "unrolled")[value.unrolled] if hasattr(value, "unrolled") else str(value),
+    ids=str,
 )
 def test_lu_solves_like_numpy(simulator, loops, name, d, last):
     """For symmetric and unsymmetric matrices, direct and transposed, to 1e-13 · cond; all pivots are positive."""
@@ -166,14 +181,15 @@ def test_lu_solves_like_numpy(simulator, loops, name, d, last):
     assert (pivot > 0).all()
 
 
-def test_looped_and_unrolled_factors_solve_to_the_same_bits(simulator):
+def test_every_kind_of_loops_solves_to_the_same_bits(simulator):
     for name in ("ring", "random1"):
         A, b = systems_of_equations(*GRAPHS[name], 2)
-        looped, unrolled = (solver(loops, name, 2)(A, b) for loops in (LOOPED, UNROLLED))
-        assert all(np.array_equal(*pair) for pair in zip(looped, unrolled, strict=True))
+        first, *others = (solver(loops, name, 2)(A, b) for loops in (UNROLLED, LOOPED, ABREAST))
+        for other in others:
+            assert all(np.array_equal(*pair) for pair in zip(first, other, strict=True))
 
 
-@pytest.mark.parametrize("loops", (UNROLLED, LOOPED), ids=("unrolled", "looped"))
+@pytest.mark.parametrize("loops", (UNROLLED, LOOPED, ABREAST), ids=str)
 def test_a_matrix_that_is_not_positive_definite_shows_in_its_pivots(simulator, loops):
     """A symmetric matrix with a negative eigenvalue has a pivot ≤ 0 (Sylvester); NaN counts as such."""
     points, edges = RING

@@ -156,7 +156,7 @@ def test_environments_at_different_times_end_and_begin_each_at_its_own(task):
 def test_a_failed_step_truncates_its_own_episode_with_a_finite_reward(task):
     made = task("pendulum2d-stop", N)
     start = made.start((9,), 3)
-    start.v[1] = 1e153  # its square is finite, as a float64; what its step squares is not
+    start.x[1] = 1e155  # its square is not a float64
     env, actions = VectorEnvironment(made, 3), random_actions(made, 3, N)
     first, _ = env.reset(options={"start": start})
     observation, reward, terminated, truncated, info = env.step(actions[:, 0])

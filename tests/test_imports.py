@@ -126,7 +126,7 @@ def additions_into_arrays(sources):
 
     Taichi makes atomics of them, whose order, and so whose rounding, changes from run to run. Arrays are followed
     into ti.funcs by position; functions are told apart by name and number of arguments. A name that is given a window
-    of an array, `y = slot[array, b]`, stands for the array (see taichi_sim/loops.py).
+    of an array, `y = slot[array, b]`, stands for the array (see taichi_sim/loops.py), and so does y.name.
     """
     trees = [ast.parse(source) for source in sources]
     functions = [(f, set()) for tree in trees for f in decorated(tree, "func")]
@@ -156,7 +156,8 @@ def additions_into_arrays(sources):
     for function, arrays in kernels + functions:
         for node in ast.walk(function):
             if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Subscript):
-                if isinstance(node.target.value, ast.Name) and node.target.value.id in arrays:
+                into = node.target.value.value if isinstance(node.target.value, ast.Attribute) else node.target.value
+                if isinstance(into, ast.Name) and into.id in arrays:
                     found.append(f"{function.name}: {ast.unparse(node)}")
         found += [f"{function.name}: {name}" for name, _ in calls(function) if name.startswith("atomic_")]
     return len(kernels), sum(bool(arrays) for _, arrays in functions), found
@@ -198,6 +199,7 @@ def through(x: ti.types.ndarray(ndim=1)):
     ("x[i] += 1.0", "pass", ["direct: x[i] += 1.0"]),
     ("ti.atomic_add(x[i], 1.0)", "pass", ["direct: atomic_add"]),
     ("there[0] += 1.0", "pass", ["direct: there[0] += 1.0"]),
+    ("there.x[0] += 1.0", "pass", ["direct: there.x[0] += 1.0"]),
     ("pass", "out[b] -= 1.0", ["inner: out[b] -= 1.0"]),
     ("pass", "row = rows[out, b]; row[0] -= 1.0", ["inner: row[0] -= 1.0"]),
 ])  # fmt: skip

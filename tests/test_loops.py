@@ -1,4 +1,4 @@
-"""Kernels with unrolled loops and kernels with loops over memory are the same computation."""
+"""Unrolled kernels, kernels with loops over memory and kernels with several lanes are the same computation."""
 
 import functools
 
@@ -7,31 +7,33 @@ import systems
 import torch
 
 import tasks
-from taichi_sim import Simulator
+from taichi_sim import Builder, Simulator
+from taichi_sim.loops import ABREAST, LOOPED, UNROLLED
 
-B, N = 16, 10
+B, N = 13, 10  # three of sixteen lanes have no rollout
 NAMES = ("pendulum", "double", "rope", "free_pair")
 ROWS = ("x", "v", "p", "status", "iterations")
 
 
 @functools.cache
-def looped(name):
-    return Simulator(systems.SYSTEMS[name](), 0.02, unrolled=False)
+def made(name, loops):
+    return Simulator(systems.SYSTEMS[name](), 0.02, loops)
 
 
 @pytest.fixture
-def both(simulator):
-    """both(name, sweep): the tensors that `sweep(simulator, trajectory)` gives, unrolled and looped, in pairs."""
+def same(simulator):
+    """same(name, sweep): whether `sweep(simulator, trajectory)` gives the same bits with all kinds of loops."""
 
-    def pairs(name, sweep, first=False):
+    def compare(name, sweep, first=False):
         found = []
-        for sim in (simulator(name, 0.02), looped(name)):
+        for loops in (UNROLLED, LOOPED, ABREAST):
+            sim = made(name, loops)
             rows = sim.rollout(systems.start(sim, B, first=first), systems.actions(sim, B, N))
             assert rows.ok.all() and rows.x.diff(dim=1).abs().max() > 1e-3
             found.append(sweep(sim, rows))
-        return list(zip(*found, strict=True))
+        return all(torch.equal(one, other) for one, *rest in zip(*found, strict=True) for other in rest)
 
-    return pairs
+    return compare
 
 
 def model(sim):
@@ -43,58 +45,68 @@ def model(sim):
 
 @pytest.mark.parametrize("first", (True, False))
 @pytest.mark.parametrize("name", NAMES)
-def test_unrolled_and_looped_rollouts_have_the_same_bits(both, name, first):
-    pairs = both(name, lambda _, rows: [getattr(rows, field) for field in ROWS], first)
-    assert all(torch.equal(*pair) for pair in pairs)
+def test_rollouts_have_the_same_bits(same, name, first):
+    assert same(name, lambda _, rows: [getattr(rows, field) for field in ROWS], first)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_unrolled_and_looped_adjoints_have_the_same_bits(both, name):
+def test_adjoints_have_the_same_bits(same, name):
     def sweep(sim, rows):
         g = sim.vjp(rows, *(systems.random(*y.shape, seed=61) for y in (rows.x, rows.v, rows.p)))
         return [g.x, g.v, g.p, g.x_prev, g.v_prev, g.a]
 
-    assert all(torch.equal(*pair) for pair in both(name, sweep))
+    assert same(name, sweep)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_unrolled_and_looped_tangents_have_the_same_bits(both, name):
+def test_tangents_have_the_same_bits(same, name):
     def sweep(sim, rows):
         tangent = systems.start(sim, B, seed=70, first=False)
         return [*sim.jvp(rows, systems.random(*rows.a.shape, seed=62), tangent), sim.jacobian(rows)]
 
-    assert all(torch.equal(*pair) for pair in both(name, sweep))
+    assert same(name, sweep)
 
 
 @pytest.mark.parametrize("name", ("damped_pendulum",))
-def test_unrolled_and_looped_gauss_newton_steps_have_the_same_bits(both, name):
+def test_gauss_newton_steps_have_the_same_bits(same, name):
     def sweep(sim, rows):
         direct, iterative = sim.gauss_newton_riccati(rows, *model(sim)), sim.gauss_newton_cg(rows, *model(sim))
         boxed = sim.gauss_newton_boxed(rows, 2.0, torch.full((B,), 1e-9, dtype=torch.float64), *model(sim))
-        return [
-            boxed.da,
-            boxed.image,
-            boxed.iterations,
-            direct.da,
-            direct.gains,
-            direct.curvature,
-            iterative.da,
-            iterative.image,
-            iterative.iterations,
-        ]
+        found = [boxed.da, boxed.image, boxed.iterations, direct.da, direct.gains, direct.curvature]
+        found += [iterative.da, iterative.image, iterative.iterations]
+        assert all(tensor.abs().max() > 0 for tensor in found)
+        return found
 
-    pairs = both(name, sweep)
-    assert all(torch.equal(*pair) for pair in pairs) and all(pair[0].abs().max() > 0 for pair in pairs)
+    assert same(name, sweep)
 
 
-def test_small_systems_are_unrolled_by_default_and_the_cloth_is_not(simulator):
-    def unrolled(system, choice=None):
-        return Simulator(system, 0.02, choice)._scratch.loops.unrolled
+def test_a_lane_that_fails_leaves_the_others_alone(simulator):
+    """Rollouts beside one that breaks down keep their bits; the broken one says so."""
+    sim = made("rope", ABREAST)
+    start, actions = systems.start(sim, 8), systems.actions(sim, 8, N)
+    whole = sim.rollout(start, actions)
+    actions[3, 4] = torch.nan
+    rows = sim.begin(start, N)
+    rows.a[:] = actions
+    for t in range(N):
+        sim.advance(rows, t)
+    others = [0, 1, 2, 4, 5, 6, 7]
+    assert rows.status[3].tolist() == [0] * 4 + [2] + [3] * 5
+    for field in ROWS:
+        assert torch.equal(getattr(rows, field)[others], getattr(whole, field)[others])
+    assert torch.equal(rows.x[3, :5], whole.x[3, :5]) and torch.isfinite(rows.x).all()
 
-    small, cloth = tasks.make("double3d-origin").system, tasks.make("cloth-lay").system
-    assert unrolled(small) and not unrolled(cloth)
-    assert not unrolled(small, False) and unrolled(systems.graph(), True)
+
+def test_a_cpu_has_lanes_unless_the_system_is_too_large(simulator):
+    def kind(system):
+        return Simulator(system, 0.02)._scratch.loops
+
+    cloth = tasks.make("cloth-lay").system
+    large = Builder("large cloth", dim=3)
+    large.grid((0.0, 0.0, 0.0), (0.1, 0.0, 0.0), (0.0, 0.1, 0.0), 10, 10, 0.1, stretch=100.0, shear=30.0, bend=1.0)
+    assert kind(cloth) is ABREAST and kind(large.build()) is LOOPED
 
 
-def test_unrolled_kernels_need_no_scratch_and_looped_ones_do(simulator):
-    assert simulator("rope")._scratch.size == 0 < looped("rope")._scratch.size
+def test_only_looped_kernels_need_scratch_memory(simulator):
+    assert made("rope", UNROLLED)._scratch.size == made("rope", ABREAST)._scratch.size == 0
+    assert made("rope", LOOPED)._scratch.size > 0

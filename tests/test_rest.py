@@ -105,7 +105,7 @@ def test_free_cloth_moves_by_its_springs_whose_sum_and_torque_vanish(g, rows, co
     b = Builder("free cloth", 3, gravity=g)
     b.grid((0.0, 0.0, 0.0), (0.1, 0.0, 0.0), (0.0, 0.1, 0.0), rows, columns, 0.1, 100.0, 30.0, 1.0)
     s, h, B, N = b.build(), 0.016, 4, 40
-    sim = Simulator(s, h, unrolled=False)
+    sim = Simulator(s, h)
     x = torch.as_tensor(s.rest.copy()) + systems.random(B, s.points, 3, seed=1, scale=0.03)
     start = sim.start(B, x=x, v=systems.random(B, s.points, 3, seed=2))
     trajectory = sim.rollout(start, torch.zeros(B, N, 0, dtype=torch.float64))

@@ -11,7 +11,7 @@ import torch
 
 from taichi_sim import Builder, Simulator
 from taichi_sim.builder import GRAVITY
-from taichi_sim.energy import bilateral, engagement, unilateral
+from taichi_sim.energy import bilateral, engagement, softness, unilateral
 
 
 def rollout(simulator, N, x=None, v=None, velocity=None):
@@ -254,7 +254,7 @@ def test_spring_and_damper_conserve_momentum(simulator):
 @ti.kernel
 def _springs(k: float, eps: float, delta: ti.types.ndarray(ndim=1), out: ti.types.ndarray(ndim=2)):
     for i in range(delta.shape[0]):
-        E, tension, slope = unilateral(delta[i], k, eps)
+        E, tension, slope = unilateral(delta[i], k, eps, softness(k, eps))
         out[0, i], out[1, i], out[2, i] = E, tension, slope
         E2, tension2, slope2 = bilateral(delta[i], k)
         out[3, i], out[4, i], out[5, i] = E2, tension2, slope2

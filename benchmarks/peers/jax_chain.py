@@ -11,7 +11,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from taichi_sim import System
-from taichi_sim.mechanics import ETA
+from taichi_sim.forces import ETA
 from taichi_sim.newton import ROUND_OFF
 
 SYMMETRIC = ((0, 1, 2), (1, 3, 4), (2, 4, 5))  # where entry (k, n) of a symmetric 3 × 3 block is kept

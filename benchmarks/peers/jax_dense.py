@@ -11,8 +11,8 @@ import numpy as np
 from jax.scipy.linalg import lu_factor, lu_solve
 
 from taichi_sim import System
+from taichi_sim.forces import ETA
 from taichi_sim.friction import SERIES
-from taichi_sim.mechanics import ETA
 from taichi_sim.newton import ROUND_OFF
 
 
