@@ -33,6 +33,9 @@ def main(arguments: list[str] | None = None) -> int:
         return _stopped("interrupted", stop, 130)
     except Terminated as stop:
         return _stopped("terminated", stop, 143)
+    except BrokenPipeError:  # whoever read the output has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
 
 
 def _run(arguments: list[str] | None) -> int:

@@ -201,3 +201,11 @@ def test_a_second_process_is_kept_out_of_a_run(tmp_path):
     config["config"]["epochs"] = len(log(tmp_path / "run")) + 1
     (tmp_path / "run/config.json").write_text(json.dumps(config))
     assert pods("train", "--resume", "run", cwd=tmp_path).returncode == 0
+
+
+def test_a_reader_that_has_had_enough_ends_a_command_quietly(tmp_path):
+    """`pods … | head`: no traceback, and the exit code of a process ended by a closed pipe."""
+    command = [*PODS, "reproduce", "fig3", "--report", "--runs", "none"]
+    process = subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    assert (process.stderr.read(), process.wait(timeout=60)) == (b"", 141)
