@@ -104,21 +104,13 @@ def newton(loops: Loops):
                 self.evaluate(y, x_free, v_free, p0, drive, h)
                 settling, going_back, seeking, resetting = 0, 0, 0, 0
                 for lane in side(self.lanes):
-                    y.take[lane], y.settle[lane], y.back[lane], y.seek[lane], y.go[lane], y.failed[lane] = (
-                        0,
-                        0,
-                        0,
-                        0,
-                        0,
-                        0,
-                    )
+                    y.take[lane], y.settle[lane], y.back[lane] = 0, 0, 0
+                    y.seek[lane], y.go[lane], y.failed[lane] = 0, 0, 0
                     if y.running[lane] == 1:
                         self.judge(y, lane, status, solves)
-                    settling, going_back, seeking = (
-                        settling + y.settle[lane],
-                        going_back + y.back[lane],
-                        seeking + y.seek[lane],
-                    )
+                    settling += y.settle[lane]
+                    going_back += y.back[lane]
+                    seeking += y.seek[lane]
                 for i in each(self.mech.all_points):
                     for lane in side(self.lanes):
                         for k in ti.static(range(self.mech.d)):
@@ -153,7 +145,8 @@ def newton(loops: Loops):
                     y.reset[lane] = 0
                     if y.running[lane] == 1:
                         self.conclude(y, lane, status, solves)
-                    active, resetting = active + y.running[lane], resetting + y.reset[lane]
+                    active += y.running[lane]
+                    resetting += y.reset[lane]
                 if resetting > 0:
                     for i in each(self.mech.all_points):
                         for lane in side(self.lanes):

@@ -27,7 +27,9 @@ def rollout(loops: Loops):
             names = ("x0", "x1", "v0", "v1", "x_free", "v_free")  # 0: of row t, 1: of row t − 1
             rows = {name: scratch.slot(self.mech.P, self.mech.d) for name in names}
             rows |= {name: scratch.slot(self.mech.H, self.mech.d) for name in ("p0", "drive")}
-            scalars = {name: loops.scalar() for name in ("c0", "c1", "c2")}  # not divided: their sum is 0, rounded or not
+            scalars = {
+                name: loops.scalar() for name in ("c0", "c1", "c2")
+            }  # not divided: their sum is 0, rounded or not
             scalars |= {name: loops.scalar(ti.i32) for name in ("rollout", "status", "solves")}
             self.variables = newton.variables | Group(**rows, **scalars)
 
@@ -118,7 +120,9 @@ def rollout(loops: Loops):
                         free = -(y.c1[lane] * v0 + y.c2[lane] * v1) / y.c0[lane]
                         y.v_free[i, k, lane] = free
                         y.x_free[i, k, lane] = (h * free - y.c1[lane] * x0 - y.c2[lane] * x1) / y.c0[lane]
-                        y.solution[i, k, lane] = h / y.c0[lane] * (2.0 * v0 - v1 - free)  # as if the acceleration stayed
+                        y.solution[i, k, lane] = (
+                            h / y.c0[lane] * (2.0 * v0 - v1 - free)
+                        )  # as if the acceleration stayed
             for j in each(self.mech.all_handles):
                 for lane in side(self.lanes):
                     for k in ti.static(range(d)):

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from taichi_sim.elimination import Elimination
-from taichi_sim.mechanics import ETA
+from taichi_sim.forces import ETA
 from taichi_sim.newton import ROUND_OFF
 from tasks import Task
 
