@@ -14,7 +14,7 @@ import numpy as np
 import warp as wp
 
 from taichi_sim import System
-from taichi_sim.mechanics import ETA
+from taichi_sim.forces import ETA
 
 
 class Tables:
