@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import io
 import os
@@ -36,6 +37,8 @@ def init(device: str = "auto", precision: str = "float64", threads: int | None =
         expect(now == (device, precision), "taichi_sim.init", f"{now}, as first started", (device, precision))
         return
     options = {} if threads is None else {"cpu_max_num_threads": threads}
+    if "TI_LOG_LEVEL" not in os.environ:
+        options["log_level"] = ti.WARN
     with contextlib.redirect_stdout(io.StringIO()):  # Taichi announces itself
         ti.init(
             arch=ti.cuda if device == "cuda" else ti.cpu,
@@ -45,10 +48,10 @@ def init(device: str = "auto", precision: str = "float64", threads: int | None =
             unrolling_limit=0,
             offline_cache=True,
             offline_cache_file_path=str(_cache()),
-            log_level=ti.WARN if "TI_LOG_LEVEL" not in os.environ else None,
             debug=debug,
             **options,
         )
+    atexit.register(ti.reset)  # writes the cache; left to the interpreter's end, torch's graphs can keep it from that
 
 
 def _cache() -> Path:

@@ -4,12 +4,14 @@ import dataclasses
 import os
 import pathlib
 import subprocess
+import sys
 
 import pytest
 from processes import PODS
 
 from benchmarks import growth, operations, report, timing
 from benchmarks.epochs import epochs
+from benchmarks.startup import PROGRAM
 from taichi_sim.errors import InputError
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -101,3 +103,12 @@ def test_an_epoch_is_taken_apart_and_the_simulator_left_as_it_was(task):
     found = epochs(made, 4, 2, "cpu")
     assert 0 < found["epoch rest"].median < found["epoch"].median and found["epoch"].runs == 2
     assert "run" not in vars(made.simulator._rollout)
+
+
+@pytest.mark.parametrize("level", (None, "warn"))
+def test_a_first_gradient_leaves_its_kernels_for_the_next_process(tmp_path, level):
+    """With Taichi's log level in the environment as well."""
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)} | ({"TI_LOG_LEVEL": level} if level else {})
+    command = [sys.executable, "-c", PROGRAM, "pendulum2d-stop", "cpu", "float64"]
+    subprocess.run(command, env=environment, cwd=ROOT, check=True, capture_output=True)
+    assert len(list(tmp_path.rglob("*.tic"))) >= 2  # rollout and adjoint
