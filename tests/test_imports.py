@@ -206,3 +206,10 @@ def through(x: ti.types.ndarray(ndim=1)):
 def test_the_walk_finds_additions_wherever_they_hide(kernel, inner, expected):
     source = PLANTED.replace("KERNEL", kernel).replace("INNER", inner)
     assert additions_into_arrays([source]) == (2, 2, expected)
+
+
+def test_no_benchmark_hides_a_package_that_torch_looks_for():
+    """A script's folder comes first in its path: `python benchmarks/points.py`."""
+    program = "import sys; sys.path.insert(0, 'benchmarks'); import torch"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""python -m benchmarks.cuda: what a CUDA machine is asked for. Kernels against a CPU, memory shared, launches, speed.
+"""python -m benchmarks.gpu: what a CUDA machine is asked for. Kernels against a CPU, memory shared, launches, speed.
 
 Every section prints a table as soon as it is done; `--sections` chooses, `--output` keeps the lines as Markdown.
 """
@@ -66,7 +66,7 @@ def agreement(say):
     say("|---|---|---|---|")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        subprocess.run([sys.executable, "-m", "benchmarks.cuda", "--reference", name], check=True)
+        subprocess.run([sys.executable, "-m", "benchmarks.gpu", "--reference", name], check=True)
         for name in SYSTEMS:
             task, told = tasks.make(name), load_file(folder / name)
             told = {key: tensor.to(task.simulator.device) for key, tensor in told.items()}
