@@ -32,7 +32,6 @@ def boxed_step(loops: Loops):
             self.riccati = riccati
             self.maps = riccati.maps
             self.mech = riccati.mech
-            self.newton = riccati.newton
             D, m = self.mech.D, self.mech.m
             self.row = 2 * D + m
             self.weighted = Rows(0, self.row, scratch.last)  # Q δs of each row, as [x, v, π]
@@ -67,7 +66,7 @@ def boxed_step(loops: Loops):
             for n in range(H + m):
                 state[n], lin[n] = 0.0, 0.0
             for t in range(N):
-                c0, c1, c2 = self.newton.coefficients(t == 0 and first != 0)
+                c0, c1, c2 = self.mech.coefficients(t == 0 and first != 0)
                 self.maps.read(maps, b, t, map_z, map_q, map_p, map_a)
                 for k in ti.static(range(m)):
                     act[k] = delta[b, t, k]
@@ -80,7 +79,7 @@ def boxed_step(loops: Loops):
                     weighted[V + k] = q[bq, t, k] * state[H + k]
             for back in range(N):
                 t = N - 1 - back
-                c0, c1, c2 = self.newton.coefficients(t == 0 and first != 0)
+                c0, c1, c2 = self.mech.coefficients(t == 0 and first != 0)
                 self.maps.read(maps, b, t, map_z, map_q, map_p, map_a)
                 weighted = self.weighted[rows, b, t]
                 for n in range(D):

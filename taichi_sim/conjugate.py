@@ -40,7 +40,6 @@ def conjugate_gradients(loops: Loops):
             places |= {name: rows(1, m) for name in ("residual", "direction", "bent")}
             self.row = at
             self.rows = Group(**{name: Rows(n, at, scratch.last, w, loops.lanes) for name, (n, w) in places.items()})
-            self.all_blocks, self.all_couplings = loops.range(self.mech.blocks), loops.range(self.mech.couplings)
             names = ("energy", "square", "goal", "alpha", "before")
             self.variables = Group(handle=loops.local(1, max(m, 1)), **{name: loops.scalar() for name in names})
             self.steps = loops.scalar(ti.i32)
@@ -53,20 +52,22 @@ def conjugate_gradients(loops: Loops):
         def keep(self, y: ti.template(), row: ti.template()):
             """The blocks of y, J factored, into `row`."""
             dd = ti.static(self.mech.dd)
-            for s in each(self.all_blocks):
+            self.copy(y.diagonal, self.mech.all_points, self.mech.width, row.diagonal)
+            self.copy(y.upper, self.mech.all_edges, dd, row.upper)
+            self.copy(y.C, self.mech.held, dd, row.C)
+            if ti.static(self.mech.dissipative):
+                self.copy(y.lower, self.mech.all_edges, dd, row.lower)
+                self.copy(y.Z, self.mech.all_points, dd, row.Z)
+            if ti.static(self.mech.damped):
+                self.copy(y.Z_apart, self.mech.all_edges, dd, row.Z_apart)
+                self.copy(y.F, self.mech.held, dd, row.F)
+
+        @ti.func
+        def copy(self, one: ti.template(), rows: ti.template(), width: ti.template(), other: ti.template()):
+            for n in each(rows):
                 for lane in side(self.lanes):
-                    for k in ti.static(range(dd)):
-                        row.J[s, k, lane] = y.J[s, k, lane]
-            for s in each(self.mech.dissipating):
-                for lane in side(self.lanes):
-                    for k in ti.static(range(dd)):
-                        row.Z[s, k, lane] = y.Z[s, k, lane]
-            for s in each(self.all_couplings):
-                for lane in side(self.lanes):
-                    for k in ti.static(range(dd)):
-                        row.C[s, k, lane] = y.C[s, k, lane]
-                        if ti.static(self.mech.damped):
-                            row.F[s, k, lane] = y.F[s, k, lane]
+                    for k in ti.static(range(width)):
+                        other[n, k, lane] = one[n, k, lane]
 
         @ti.func
         def product(

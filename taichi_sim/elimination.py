@@ -10,13 +10,13 @@ class Elimination:
     """Block pattern of J = ∂G/∂x with fill-in, and the order in which its points are eliminated.
 
     order: the points, first eliminated first: by least degree or by least fill-in, whichever needs less work
-    later: per point, its neighbours that are eliminated after it, fill-in included
-    block: (i, j) -> row of the block in storage; holds (i, j) and (j, i)
+    later: per point, its neighbours that are eliminated after it, in that order, fill-in included
+    edge: (i, j), i eliminated before j -> number of the blocks (i, j) and (j, i) in storage
     """
 
     order: tuple[int, ...]
     later: tuple[tuple[int, ...], ...]
-    block: dict[tuple[int, int], int]
+    edge: dict[tuple[int, int], int]
 
     @staticmethod
     def of(points: int, edges) -> Elimination:
@@ -31,10 +31,15 @@ class Elimination:
 
         choices = [_eliminate(points, edges, rule) for rule in (degree, fill_in)]
         order, later = min(choices, key=lambda choice: sum(len(rest) ** 2 for rest in choice[1]))
-        pairs = [(i, i) for i in range(points)]
-        for i in order:
-            pairs += [pair for j in later[i] for pair in ((i, j), (j, i))]
-        return Elimination(tuple(order), tuple(later), {pair: n for n, pair in enumerate(pairs)})
+        rank = {i: n for n, i in enumerate(order)}
+        later = tuple(tuple(sorted(rest, key=rank.get)) for rest in later)
+        pairs = [(i, j) for i in order for j in later[i]]
+        return Elimination(tuple(order), later, {pair: n for n, pair in enumerate(pairs)})
+
+    @property
+    def blocks(self) -> int:
+        """d × d blocks of J that can be other than zero."""
+        return len(self.order) + 2 * len(self.edge)
 
     @property
     def updates(self) -> int:
@@ -56,5 +61,5 @@ def _eliminate(points: int, edges, rule):
             near[i] |= rest - {i}
             near[i].discard(pivot)
         order.append(pivot)
-        later[pivot] = tuple(sorted(rest))
+        later[pivot] = tuple(rest)
     return order, later

@@ -3,7 +3,7 @@
 import taichi as ti
 
 from .energy import bilateral, engagement, softness, unilateral
-from .friction import coulomb, dissipation
+from .friction import LEAST, coulomb, dissipation
 from .system import System
 
 # l = √(‖d‖² + η²): a spring of zero length keeps a finite force and derivative. At l = 0.1 m the length is
@@ -85,12 +85,9 @@ class Forces:
         return (1.0 / length) * span, share
 
     @ti.func
-    def contact(self, plane: ti.template(), x: ti.template(), v: ti.template(), h: float, load_before: float):
-        """A plane's energy at a point, −its force, that force's derivatives K (by x) and Z (by v), round-off, the
-        load, and friction's ψ under the load `load_before` and under this one.
-
-        The normal force is a cable's tension at the elongation −gap. Friction depends on it, so K is unsymmetric.
-        """
+    def contact(self, plane: ti.template(), x: ti.template()):
+        """A plane's energy at a point, −its force, that force's derivative, load and its slope, and the size of the
+        terms in the depth. The normal force is a cable's tension at the elongation −gap."""
         n = ti.Vector(self.normal[plane])
         reach = ti.abs(self.offset[plane])
         depth = ti.cast(self.offset[plane], float)
@@ -100,20 +97,26 @@ class Forces:
         energy, load, slope = unilateral(
             depth, self.contact_stiffness[plane], self.contact_blend[plane], self.contact_soft[plane]
         )
-        old, new = 0.0, 0.0
-        push = -load * n
-        K = slope * n.outer_product(n)
-        Z = ti.Matrix.zero(float, self.d, self.d)
-        grain = load + slope * reach
-        if ti.static(self.friction[plane] > 0.0):
-            mu, c = self.friction[plane], self.tangential[plane] * h
-            slip = v - v.dot(n) * n
-            force, across, along, turn = coulomb(slip, mu * load, c)
-            push += force
-            heading = slip / ti.max(slip.norm(), 1e-150)
-            Z = across * (ti.Matrix.identity(float, self.d) - n.outer_product(n))
-            Z += along * heading.outer_product(heading)
-            K -= mu * slope * turn.outer_product(n)
-            grain += mu * (load + slope * reach) + across * v.norm()
-            old, new = dissipation(slip, mu * load_before, c), dissipation(slip, mu * load, c)
-        return energy, push, K, Z, grain, load, old, new
+        return energy, -load * n, slope * n.outer_product(n), load, slope, reach
+
+    @ti.func
+    def rub(self, plane: ti.template(), v: ti.template(), h: float, load: float, slope: float, reach: float):
+        """Friction, its derivatives K (by x) and Z (by v), round-off, the slip velocity, and ψ.
+
+        Friction depends on the load, so K is unsymmetric.
+        """
+        n = ti.Vector(self.normal[plane])
+        mu = self.friction[plane]
+        slip = v - v.dot(n) * n
+        force, across, along, turn, psi = coulomb(slip, mu * load, self.tangential[plane] * h)
+        heading = slip / ti.max(slip.norm(), LEAST)
+        Z = across * (ti.Matrix.identity(float, self.d) - n.outer_product(n))
+        Z += along * heading.outer_product(heading)
+        K = -mu * slope * turn.outer_product(n)
+        grain = mu * (load + slope * reach) + across * v.norm()
+        return force, K, Z, grain, slip, psi
+
+    @ti.func
+    def dissipated(self, plane: ti.template(), slip: ti.template(), h: float, load: float):
+        """ψ under another load."""
+        return dissipation(slip, self.friction[plane] * load, self.tangential[plane] * h)

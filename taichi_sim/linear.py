@@ -28,17 +28,16 @@ def linear_step(loops: Loops):
         row t+1 give the adjoint dx, the cotangent dv of q, and are added to dp and dw.
         """
 
-        def __init__(self, newton, scratch: Scratch):
-            self.newton = newton
-            self.mech = newton.mech
-            self.lu = newton.lu
+        def __init__(self, mechanics, scratch: Scratch):
+            self.mech = mechanics
+            self.lu = mechanics.lu
             self.many, self.lanes = loops.lanes, loops.abreast()
             d = self.mech.d
             rows = {name: scratch.slot(self.mech.P, d) for name in ("x0", "x1", "v0", "v1", "dx", "dv")}
             rows |= {name: scratch.slot(self.mech.H, d) for name in ("dp", "dw")}
             scalars = {name: loops.scalar() for name in ("c1", "c2", "pivot")}
             scalars |= {name: loops.scalar(ti.i32) for name in ("rollout", "inside", "healthy")}
-            self.variables = newton.equations | Group(**rows, **scalars)
+            self.variables = self.mech.variables(scratch, scratch) | Group(**rows, **scalars)
 
         @ti.func
         def begin(self, y: ti.template(), group: int, status: ti.template()):
@@ -53,7 +52,7 @@ def linear_step(loops: Loops):
         def difference(self, y: ti.template(), t: int, h: float, first: ti.template()):
             """The difference formula of step t."""
             for lane in side(self.lanes):
-                c0, c1, c2 = self.newton.coefficients(t == 0 and first[y.rollout[lane]] != 0)
+                c0, c1, c2 = self.mech.coefficients(t == 0 and first[y.rollout[lane]] != 0)
                 y.rate[lane], y.c1[lane], y.c2[lane] = c0 / h, c1, c2
 
         @ti.func
@@ -85,7 +84,6 @@ def linear_step(loops: Loops):
             for i in each(self.mech.all_points):
                 for lane in side(self.lanes):
                     for k in ti.static(range(d)):
-                        y.u[i, k, lane] = 0.0
                         y.x[i, k, lane] = x[y.rollout[lane], t + 1, i * d + k]
                         if ti.static(self.mech.dissipative):
                             y.v[i, k, lane] = v[y.rollout[lane], t + 1, i * d + k]
@@ -97,8 +95,8 @@ def linear_step(loops: Loops):
             for row, col, e in ti.static(self.mech.drives):
                 for lane in side(self.lanes):
                     y.w[row // d, row % d, lane] = y.w[row // d, row % d, lane] + e * a[y.rollout[lane], t, col]
-            self.mech.assemble(y, h)
-            self.lu.factor(y.J, y.pivot)
+            self.mech.linearise(y, h)
+            self.lu.factor(y, y.pivot)
 
         @ti.func
         def forward(self, y: ti.template(), blocks: ti.template(), h: float):
@@ -112,13 +110,18 @@ def linear_step(loops: Loops):
                         z = y.c1[lane] * y.v0[i, k, lane] + y.c2[lane] * y.v1[i, k, lane]
                         y.dx[i, k, lane] = -mass / h * (y.rate[lane] * q + z)
                         y.dv[i, k, lane] = (1.0 / h) * q
-            for s in each(self.mech.dissipating):
-                i = known(self.mech.block_rows[s])
-                j = known(self.mech.block_columns[s])
-                for lane in side(self.lanes):
-                    for k in ti.static(range(d)):
-                        for n in ti.static(range(d)):
-                            y.dx[i, k, lane] = y.dx[i, k, lane] - blocks.Z[s, k * d + n, lane] * y.dv[j, n, lane]
+            if ti.static(self.mech.dissipative):
+                for i in each(self.mech.all_points):
+                    for lane in side(self.lanes):
+                        for k in ti.static(range(d)):
+                            for n in ti.static(range(d)):
+                                y.dx[i, k, lane] = y.dx[i, k, lane] - blocks.Z[i, k * d + n, lane] * y.dv[i, n, lane]
+            if ti.static(self.mech.damped):
+                for edge in each(self.mech.all_edges):
+                    i = known(self.mech.edge_first[edge])
+                    j = known(self.mech.edge_second[edge])
+                    self.cross(blocks.Z_apart, edge, y.dv, j, 1.0, y.dx, i)
+                    self.cross(blocks.Z_apart, edge, y.dv, i, 1.0, y.dx, j)
             for held in each(self.mech.held):
                 e = known(held + self.mech.inner_count)
                 i = known(self.mech.first[e])
@@ -129,11 +132,29 @@ def linear_step(loops: Loops):
                             y.dx[i, k, lane] = y.dx[i, k, lane] + blocks.C[held, k * d + n, lane] * y.dp[j, n, lane]
                             if ti.static(self.mech.damped):
                                 y.dx[i, k, lane] = y.dx[i, k, lane] + blocks.F[held, k * d + n, lane] * y.dw[j, n, lane]
-            self.lu.solve(blocks.J, y.dx)
+            self.lu.solve(blocks, y.dx)
             for i in each(self.mech.all_points):
                 for lane in side(self.lanes):
                     for k in ti.static(range(d)):
                         y.dv[i, k, lane] = y.dv[i, k, lane] + y.rate[lane] * y.dx[i, k, lane]
+
+        @ti.func
+        def cross(
+            self,
+            Z: ti.template(),
+            edge: ti.template(),
+            z: ti.template(),
+            j: ti.template(),
+            scale: float,
+            y: ti.template(),
+            i: ti.template(),
+        ):
+            """y_i ← y_i − scale Z z_j with the block of an edge, which is symmetric."""
+            d = ti.static(self.mech.d)
+            for lane in side(self.lanes):
+                for k in ti.static(range(d)):
+                    for n in ti.static(range(d)):
+                        y[i, k, lane] = y[i, k, lane] - scale * Z[edge, k * d + n, lane] * z[j, n, lane]
 
         @ti.func
         def advance(self, y: ti.template()):
@@ -152,20 +173,25 @@ def linear_step(loops: Loops):
                 for lane in side(self.lanes):
                     for k in ti.static(range(d)):
                         y.dx[i, k, lane] = y.x0[i, k, lane] + y.rate[lane] * y.v0[i, k, lane]
-            self.lu.solve_transposed(blocks.J, y.dx)
+            self.lu.solve_transposed(blocks, y.dx)
             for i in each(self.mech.all_points):
                 mass = ti.cast(self.mech.mass[i], float)
                 for lane in side(self.lanes):
                     for k in ti.static(range(d)):
                         y.dv[i, k, lane] = (1.0 / h) * (y.v0[i, k, lane] - mass * y.rate[lane] * y.dx[i, k, lane])
-            for s in each(self.mech.dissipating):
-                i = known(self.mech.block_rows[s])
-                j = known(self.mech.block_columns[s])
-                for lane in side(self.lanes):
-                    for k in ti.static(range(d)):
-                        for n in ti.static(range(d)):
-                            part = (1.0 / h) * blocks.Z[s, k * d + n, lane] * y.dx[i, k, lane]
-                            y.dv[j, n, lane] = y.dv[j, n, lane] - part
+            if ti.static(self.mech.dissipative):
+                for i in each(self.mech.all_points):
+                    for lane in side(self.lanes):
+                        for k in ti.static(range(d)):
+                            for n in ti.static(range(d)):
+                                part = (1.0 / h) * blocks.Z[i, k * d + n, lane] * y.dx[i, k, lane]
+                                y.dv[i, n, lane] = y.dv[i, n, lane] - part
+            if ti.static(self.mech.damped):
+                for edge in each(self.mech.all_edges):
+                    i = known(self.mech.edge_first[edge])
+                    j = known(self.mech.edge_second[edge])
+                    self.cross(blocks.Z_apart, edge, y.dx, j, 1.0 / h, y.dv, i)
+                    self.cross(blocks.Z_apart, edge, y.dx, i, 1.0 / h, y.dv, j)
             for held in each(self.mech.held):
                 e = known(held + self.mech.inner_count)
                 i = known(self.mech.first[e])

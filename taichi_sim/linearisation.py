@@ -27,7 +27,6 @@ def linearisation(loops: Loops):
         def __init__(self, step, last: bool):
             self.step = step
             self.mech = step.mech
-            self.newton = step.newton
             D, m = self.mech.D, self.mech.m
             sizes = {"z": D * D, "q": D * D if self.mech.dissipative else 0}
             sizes |= {"p": D * m, "a": D * m if self.mech.damped else 0}

@@ -134,8 +134,8 @@ def _builder():
 class Vector:
     """A local variable: rows of `width` numbers of each lane, a column an array."""
 
-    def __init__(self, columns: list, width: int, lanes: int):
-        self.columns, self.width, self.lanes = columns, width, lanes
+    def __init__(self, columns: list, width: int, lanes: int, kind):
+        self.columns, self.width, self.lanes, self.kind = columns, width, lanes, kind
 
     def __getitem__(self, where):
         n, k, lane = _place(where)
@@ -159,8 +159,9 @@ class Scalar:
 class View:
     """A `Vector` in a scratch tensor: numbers of rollout b, or of its lanes, from `at` on."""
 
-    def __init__(self, work, b, at, last: bool, width: int = 1, lanes: int = 1):
-        self.work, self.b, self.at, self.last, self.width, self.lanes = work, b, at, last, width, lanes
+    def __init__(self, work, b, at, last: bool, width: int = 1, lanes: int = 1, kind=float):
+        self.work, self.b, self.at, self.last = work, b, at, last
+        self.width, self.lanes, self.kind = width, lanes, kind
 
     def __getitem__(self, where):
         n, k, lane = _place(where)
@@ -188,9 +189,9 @@ class Local:
         if self.n == 0:
             return Scalar(_declared(self.lanes, self.kind, self.lanes == 1))
         if self.lanes == 1:
-            return Vector([_declared(self.n * self.width, self.kind, True)], self.width, 1)
+            return Vector([_declared(self.n * self.width, self.kind, True)], self.width, 1, self.kind)
         columns = [_declared(self.n * self.lanes, self.kind, False) for _ in range(self.width)]
-        return Vector(columns, self.width, self.lanes)
+        return Vector(columns, self.width, self.lanes, self.kind)
 
 
 def _declared(n: int, kind, zero: bool) -> Expr:
@@ -236,14 +237,21 @@ class Names:
 
 
 class Slot:
-    """n rows of `width` numbers per rollout, local or at a fixed place of a scratch tensor (there undefined)."""
+    """n rows of `width` numbers per rollout, local or at a fixed place of a scratch tensor (there undefined).
 
-    def __init__(self, n: int, width: int, at: int, loops: Loops, last: bool):
-        self.width, self.at, self.last = width, at, last
-        self.local = loops.local(n, width) if loops.unrolled or loops.lanes > 1 else None
+    Of two scratch tensors slot[work, quick, b] belongs to the one of its kind.
+    """
+
+    def __init__(self, n: int, width: int, at: int, loops: Loops, scratch: "Scratch"):
+        self.width, self.at, self.last = width, at, scratch.last
+        self.kind, self.second = scratch.kind, scratch.second
+        self.local = loops.local(n, width, self.kind) if loops.unrolled or loops.lanes > 1 else None
 
     def __getitem__(self, where):
-        return View(*where, self.at, self.last, self.width) if self.local is None else self.local[where]
+        if self.local is not None:
+            return self.local[where]
+        *works, b = where
+        return View(works[self.second], b, self.at, self.last, self.width, kind=self.kind)
 
 
 class Rows:
@@ -262,13 +270,14 @@ class Rows:
 
 class Scratch:
     """Hands out the slots of one scratch tensor: (B, size) on a CPU, (size, B) on a GPU, where neighbouring threads
-    then touch neighbouring numbers."""
+    then touch neighbouring numbers. kind: of its numbers; second: whether it is the second of two."""
 
-    def __init__(self, loops: Loops, last: bool):
+    def __init__(self, loops: Loops, last: bool, kind=float, second: bool = False):
         self.loops, self.last, self.size = loops, last, 0
+        self.kind, self.second = kind, second
 
     def slot(self, n: int, width: int = 1) -> Slot:
-        slot = Slot(n, width, self.size, self.loops, self.last)
+        slot = Slot(n, width, self.size, self.loops, self)
         if slot.local is None:
             self.size += max(n, 1) * width
         return slot

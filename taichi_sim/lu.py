@@ -1,8 +1,11 @@
-"""Sparse block LU without pivoting, in place, over the pattern of an `Elimination`.
+"""Sparse block factors without pivoting, in place, over the pattern of an `Elimination`.
 
-J = L U with L unit lower triangular in elimination order; the diagonal of U is stored inverted. A symmetric J
-is positive definite exactly when all pivots are positive; a J with positive definite symmetric part has
-positive pivots too, so they tell when the Newton direction can be trusted.
+J is a `Group` of d × d blocks: `diagonal` (P rows), and for each edge (i, j) of the elimination `upper`, J's block (i, j),
+and `lower`, its block (j, i). Entry (k, n) of a block is column k·d + n of its row. Where J is symmetric there is no
+`lower`, and `diagonal` has the entries n ≥ k alone, see `entries`.
+
+Pivots, the diagonal of U or D, are stored inverted. A symmetric J is positive definite exactly when all are positive; a J
+with positive definite symmetric part has positive pivots too, so they tell when the Newton direction can be trusted.
 """
 
 import functools
@@ -13,197 +16,240 @@ from .elimination import Elimination
 from .loops import Loops, Tables
 
 
+def entries(d: int, symmetric: bool) -> list[list[int]]:
+    """[k][n]: the column of a diagonal block's entry (k, n)."""
+    kept = [(k, n) for k in range(d) for n in range(k if symmetric else 0, d)]
+    return [[kept.index((k, n) if (k, n) in kept else (n, k)) for n in range(d)] for k in range(d)]
+
+
+class Pivots:
+    """The tables of an elimination that both kinds of factors follow."""
+
+    def __init__(self, loops: Loops, elimination: Elimination, tables: Tables):
+        order, later, edge = elimination.order, elimination.later, elimination.edge
+        starts, others, edges, places, rows, fill = [0], [], [], [], [], []
+        for i in order:
+            for n, j in enumerate(later[i]):
+                others.append(j)
+                edges.append(edge[i, j])
+                places.append(n)
+                rows.append(len(fill) - n - 1)
+                fill += [edge[j, k] for k in later[i][n + 1 :]]
+            starts.append(len(others))
+        self.steps, self.last = loops.range(len(order)), len(order) - 1
+        self.order = tables.add(order)
+        self.starts = tables.add(starts)  # pivot s meets entries starts[s] … starts[s+1] of:
+        self.others = tables.add(others)  # the points eliminated after it that it touches,
+        self.edges = tables.add(edges)  # their blocks in its row and column,
+        self.place = tables.add(places)  # how many come before,
+        self.rows = tables.add(rows)  # and rows[e] + m, where edge e meets the m-th, m > e, in:
+        self.fill = tables.add(fill)  # the blocks that their product is subtracted from
+        self.width = max(map(len, later))
+
+
 @functools.cache
 def block_lu(loops: Loops):
-    each, side, known = loops.each, loops.side, loops.known
+    each, side, known, span = loops.each, loops.side, loops.known, loops.span
 
     @ti.data_oriented
-    class BlockLU:
-        """Factor and solve with blocks of d × d: J[s, k·d + n, lane] is entry (k, n) of block s, and b[i, k, lane]."""
+    class BlockLU(Pivots):
+        """J = L U, L unit lower triangular in the order of elimination."""
 
-        def __init__(self, elimination: Elimination, d: int, tables: Tables):
+        symmetric = False
+
+        def __init__(self, pivots: Pivots, d: int, kind=float):
             self.d, self.dd = d, d * d
-            order, later, block = elimination.order, elimination.later, elimination.block
-            starts, upper, lower, others, rows, fill = [0], [], [], [], [], []
-            for i in order:
-                for j in later[i]:
-                    others.append(j)
-                    upper.append(block[i, j])
-                    lower.append(block[j, i])
-                    rows.append(len(fill))
-                    fill += [block[j, k] for k in later[i]]
-                starts.append(len(others))
-            self.steps, self.pivots = loops.range(len(order)), len(order)
-            self.order = tables.add(order)
-            self.diagonal = tables.add([block[i, i] for i in order])
-            self.starts = tables.add(starts)  # pivot s meets entries starts[s] … starts[s+1] of:
-            self.others = tables.add(others)  # the points eliminated after it that it touches,
-            self.upper = tables.add(upper)  # their blocks in its row
-            self.lower = tables.add(lower)  # and in its column,
-            self.rows = tables.add(rows)  # and where the blocks start in `fill` that the product updates
-            self.fill = tables.add(fill)
-            self.span = loops.span
-            self.lanes = loops.abreast()
-            self.pivot, self.low, self.less = (loops.local(1, self.dd) for _ in range(3))
-            self.y = loops.local(1, d)
+            self.pivots, self.kind, self.lanes = pivots, kind, loops.abreast()
+            self.pivot, self.y = loops.local(1, self.dd, kind), loops.local(1, d, kind)
+            self.row, self.column = (loops.local(pivots.width, self.dd, kind) for _ in range(2))  # of U and L
+            # The negative of a block of each; LLVM would copy the block itself in a call, which waits for its stores
+            self.up, self.low = (loops.local(1, self.dd, kind) for _ in range(2))
 
         @ti.func
         def factor(self, J: ti.template(), smallest: ti.template()):
             """Overwrite J by its factors; `smallest` is the smallest pivot."""
-            pivot, low, less = self.pivot[0], self.low[0], self.less[0]
+            pivot, above, left = self.pivot[0], self.row[0], self.column[0]
+            up, low = self.up[0], self.low[0]
             for lane in side(self.lanes):
                 smallest[lane] = ti.cast(ti.math.inf, float)
-            for s in each(self.steps):
-                here = known(self.diagonal[s])
+            for s in each(self.pivots.steps):
+                i = known(self.pivots.order[s])
                 for lane in side(self.lanes):
-                    y = self.block(J, here, lane)
+                    y = block(J.diagonal, i, lane, self.d)
                     for k in ti.static(range(self.d)):
-                        smallest[lane] = ti.min(smallest[lane], y[k, k])
-                        if ti.math.isnan(y[k, k]):
-                            smallest[lane] = -1.0
-                        y[k, k] = 1.0 / y[k, k]
+                        least(smallest, y[k, k], lane)
+                        y[k, k] = ti.cast(1.0, self.kind) / y[k, k]
                         for n in ti.static(range(k + 1, self.d)):
                             y[n, k] = y[n, k] * y[k, k]
                             for o in ti.static(range(k + 1, self.d)):
                                 y[n, o] = y[n, o] - y[n, k] * y[k, o]
-                    self.put(y, pivot, 0, lane)
-                    self.put(y, J, here, lane)
-                for e in each(self.span(self.starts[s], self.starts[s + 1])):
-                    up = known(self.upper[e])
+                    put(y, pivot, 0, lane, self.d)
+                    put(y, J.diagonal, i, lane, self.d)
+                for e in each(span(self.pivots.starts[s], self.pivots.starts[s + 1])):
+                    edge = known(self.pivots.edges[e])
+                    at = known(self.pivots.place[e])
                     for lane in side(self.lanes):
-                        y = self.block(J, up, lane)
+                        y = block(J.upper, edge, lane, self.d)
                         for k in ti.static(range(self.d)):
                             for n in ti.static(range(k + 1, self.d)):
                                 for o in ti.static(range(self.d)):
                                     y[n, o] = y[n, o] - pivot[0, n * self.d + k, lane] * y[k, o]
-                        self.put(y, J, up, lane)
-                for e in each(self.span(self.starts[s], self.starts[s + 1])):
-                    down = known(self.lower[e])
+                        put(y, above, at, lane, self.d)
+                        put(y, J.upper, edge, lane, self.d)
                     for lane in side(self.lanes):
-                        y = self.block(J, down, lane)
+                        y = block(J.lower, edge, lane, self.d)
                         for n in ti.static(range(self.d)):
                             for k in ti.static(range(self.d)):
                                 y[n, k] = y[n, k] * pivot[0, k * (self.d + 1), lane]
                                 for o in ti.static(range(k + 1, self.d)):
                                     y[n, o] = y[n, o] - y[n, k] * pivot[0, k * self.d + o, lane]
-                        self.put(y, low, 0, lane)
-                        self.put(y, J, down, lane)
-                    for f in each(self.span(self.starts[s], self.starts[s + 1])):
-                        up = known(self.upper[f])
-                        at = known(self.fill[self.rows[e] + f - self.starts[s]])
+                        put(y, left, at, lane, self.d)
+                        put(y, J.lower, edge, lane, self.d)
+                for e in each(span(self.pivots.starts[s], self.pivots.starts[s + 1])):
+                    j = known(self.pivots.others[e])
+                    here = known(self.pivots.place[e])
+                    for lane in side(self.lanes):
+                        L = block(left, here, lane, self.d)
+                        U = block(above, here, lane, self.d)
+                        put(-L, low, 0, lane, self.d)
+                        put(-U, up, 0, lane, self.d)
+                        y = block(J.diagonal, j, lane, self.d)
+                        for n in ti.static(range(self.d)):
+                            for o in ti.static(range(self.d)):
+                                for k in ti.static(range(self.d)):
+                                    y[n, o] = y[n, o] - L[n, k] * U[k, o]
+                        put(y, J.diagonal, j, lane, self.d)
+                    for f in each(span(e + 1, self.pivots.starts[s + 1])):
+                        edge = known(self.pivots.fill[self.pivots.rows[e] + self.pivots.place[f]])
+                        there = known(self.pivots.place[f])
                         for lane in side(self.lanes):
-                            y = self.block(J, at, lane)
-                            for n in ti.static(range(self.d)):
-                                for o in ti.static(range(self.d)):
-                                    for k in ti.static(range(self.d)):
-                                        y[n, o] = y[n, o] - low[0, n * self.d + k, lane] * J[up, k * self.d + o, lane]
-                            self.put(y, less, 0, lane)
+                            y = block(J.upper, edge, lane, self.d)
+                            add(y, low, 0, above, there, lane, self.d)
+                            put(y, J.upper, edge, lane, self.d)
                         for lane in side(self.lanes):
-                            for k in ti.static(range(self.dd)):
-                                J[at, k, lane] = less[0, k, lane]
-
-        @ti.func
-        def block(self, J: ti.template(), at: ti.template(), lane: int):
-            y = ti.Matrix.zero(float, self.d, self.d)
-            for k in ti.static(range(self.d)):
-                for n in ti.static(range(self.d)):
-                    y[k, n] = J[at, k * self.d + n, lane]
-            return y
-
-        @ti.func
-        def put(self, y: ti.template(), J: ti.template(), at: ti.template(), lane: int):
-            for k in ti.static(range(self.d)):
-                for n in ti.static(range(self.d)):
-                    J[at, k * self.d + n, lane] = y[k, n]
+                            y = block(J.lower, edge, lane, self.d)
+                            add(y, left, there, up, 0, lane, self.d)
+                            put(y, J.lower, edge, lane, self.d)
 
         @ti.func
         def solve(self, J: ti.template(), b: ti.template()):
             """b ← J⁻¹ b with the factors in J."""
             y = self.y[0]
-            for s in each(self.steps):
-                here = known(self.diagonal[s])
-                row = known(self.order[s])
+            for s in each(self.pivots.steps):
+                i = known(self.pivots.order[s])
                 for lane in side(self.lanes):
                     for k in ti.static(range(self.d)):
-                        y[0, k, lane] = b[row, k, lane]
+                        y[0, k, lane] = b[i, k, lane]
                     for k in ti.static(range(self.d)):
                         for n in ti.static(range(k + 1, self.d)):
-                            y[0, n, lane] = y[0, n, lane] - J[here, n * self.d + k, lane] * y[0, k, lane]
-                        b[row, k, lane] = y[0, k, lane]
-                for e in each(self.span(self.starts[s], self.starts[s + 1])):
-                    other = known(self.others[e])
-                    down = known(self.lower[e])
+                            y[0, n, lane] = y[0, n, lane] - J.diagonal[i, n * self.d + k, lane] * y[0, k, lane]
+                        b[i, k, lane] = y[0, k, lane]
+                for e in each(span(self.pivots.starts[s], self.pivots.starts[s + 1])):
+                    j = known(self.pivots.others[e])
+                    edge = known(self.pivots.edges[e])
                     for lane in side(self.lanes):
                         for n in ti.static(range(self.d)):
-                            z = b[other, n, lane]
+                            z = b[j, n, lane]
                             for k in ti.static(range(self.d)):
-                                z = z - J[down, n * self.d + k, lane] * y[0, k, lane]
-                            b[other, n, lane] = z
-            for back in each(self.steps):
-                s = known(self.pivots - 1 - back)
-                here = known(self.diagonal[s])
-                row = known(self.order[s])
+                                z = z - J.lower[edge, n * self.d + k, lane] * y[0, k, lane]
+                            b[j, n, lane] = z
+            for back in each(self.pivots.steps):
+                s = known(self.pivots.last - back)
+                i = known(self.pivots.order[s])
                 for lane in side(self.lanes):
                     for k in ti.static(range(self.d)):
-                        y[0, k, lane] = b[row, k, lane]
-                for e in each(self.span(self.starts[s], self.starts[s + 1])):
-                    other = known(self.others[e])
-                    up = known(self.upper[e])
+                        y[0, k, lane] = b[i, k, lane]
+                for e in each(span(self.pivots.starts[s], self.pivots.starts[s + 1])):
+                    j = known(self.pivots.others[e])
+                    edge = known(self.pivots.edges[e])
                     for lane in side(self.lanes):
                         for k in ti.static(range(self.d)):
                             for n in ti.static(range(self.d)):
-                                y[0, k, lane] = y[0, k, lane] - J[up, k * self.d + n, lane] * b[other, n, lane]
+                                y[0, k, lane] = y[0, k, lane] - J.upper[edge, k * self.d + n, lane] * b[j, n, lane]
                 for lane in side(self.lanes):
                     for low in ti.static(range(self.d)):
                         k = ti.static(self.d - 1 - low)
                         for n in ti.static(range(k + 1, self.d)):
-                            y[0, k, lane] = y[0, k, lane] - J[here, k * self.d + n, lane] * y[0, n, lane]
-                        y[0, k, lane] = y[0, k, lane] * J[here, k * self.d + k, lane]
-                        b[row, k, lane] = y[0, k, lane]
+                            y[0, k, lane] = y[0, k, lane] - J.diagonal[i, k * self.d + n, lane] * y[0, n, lane]
+                        y[0, k, lane] = y[0, k, lane] * J.diagonal[i, k * self.d + k, lane]
+                        b[i, k, lane] = y[0, k, lane]
 
         @ti.func
         def solve_transposed(self, J: ti.template(), b: ti.template()):
             """b ← J⁻ᵀ b with the factors in J."""
             y = self.y[0]
-            for s in each(self.steps):
-                here = known(self.diagonal[s])
-                row = known(self.order[s])
+            for s in each(self.pivots.steps):
+                i = known(self.pivots.order[s])
                 for lane in side(self.lanes):
                     for k in ti.static(range(self.d)):
-                        y[0, k, lane] = b[row, k, lane]
+                        y[0, k, lane] = b[i, k, lane]
                     for k in ti.static(range(self.d)):
-                        y[0, k, lane] = y[0, k, lane] * J[here, k * self.d + k, lane]
+                        y[0, k, lane] = y[0, k, lane] * J.diagonal[i, k * self.d + k, lane]
                         for n in ti.static(range(k + 1, self.d)):
-                            y[0, n, lane] = y[0, n, lane] - J[here, k * self.d + n, lane] * y[0, k, lane]
-                        b[row, k, lane] = y[0, k, lane]
-                for e in each(self.span(self.starts[s], self.starts[s + 1])):
-                    other = known(self.others[e])
-                    up = known(self.upper[e])
+                            y[0, n, lane] = y[0, n, lane] - J.diagonal[i, k * self.d + n, lane] * y[0, k, lane]
+                        b[i, k, lane] = y[0, k, lane]
+                for e in each(span(self.pivots.starts[s], self.pivots.starts[s + 1])):
+                    j = known(self.pivots.others[e])
+                    edge = known(self.pivots.edges[e])
                     for lane in side(self.lanes):
                         for n in ti.static(range(self.d)):
-                            z = b[other, n, lane]
+                            z = b[j, n, lane]
                             for k in ti.static(range(self.d)):
-                                z = z - J[up, k * self.d + n, lane] * y[0, k, lane]
-                            b[other, n, lane] = z
-            for back in each(self.steps):
-                s = known(self.pivots - 1 - back)
-                here = known(self.diagonal[s])
-                row = known(self.order[s])
+                                z = z - J.upper[edge, k * self.d + n, lane] * y[0, k, lane]
+                            b[j, n, lane] = z
+            for back in each(self.pivots.steps):
+                s = known(self.pivots.last - back)
+                i = known(self.pivots.order[s])
                 for lane in side(self.lanes):
                     for k in ti.static(range(self.d)):
-                        y[0, k, lane] = b[row, k, lane]
-                for e in each(self.span(self.starts[s], self.starts[s + 1])):
-                    other = known(self.others[e])
-                    down = known(self.lower[e])
+                        y[0, k, lane] = b[i, k, lane]
+                for e in each(span(self.pivots.starts[s], self.pivots.starts[s + 1])):
+                    j = known(self.pivots.others[e])
+                    edge = known(self.pivots.edges[e])
                     for lane in side(self.lanes):
                         for k in ti.static(range(self.d)):
                             for n in ti.static(range(self.d)):
-                                y[0, k, lane] = y[0, k, lane] - J[down, n * self.d + k, lane] * b[other, n, lane]
+                                y[0, k, lane] = y[0, k, lane] - J.lower[edge, n * self.d + k, lane] * b[j, n, lane]
                 for lane in side(self.lanes):
                     for low in ti.static(range(self.d)):
                         k = ti.static(self.d - 1 - low)
                         for n in ti.static(range(k + 1, self.d)):
-                            y[0, k, lane] = y[0, k, lane] - J[here, n * self.d + k, lane] * y[0, n, lane]
-                        b[row, k, lane] = y[0, k, lane]
+                            y[0, k, lane] = y[0, k, lane] - J.diagonal[i, n * self.d + k, lane] * y[0, n, lane]
+                        b[i, k, lane] = y[0, k, lane]
 
     return BlockLU
+
+
+@ti.func
+def block(J: ti.template(), at: ti.template(), lane: int, d: ti.template()):
+    y = ti.Matrix.zero(J.kind, d, d)
+    for k in ti.static(range(d)):
+        for n in ti.static(range(d)):
+            y[k, n] = J[at, k * d + n, lane]
+    return y
+
+
+@ti.func
+def put(y: ti.template(), J: ti.template(), at: ti.template(), lane: int, d: ti.template()):
+    for k in ti.static(range(d)):
+        for n in ti.static(range(d)):
+            J[at, k * d + n, lane] = y[k, n]
+
+
+@ti.func
+def add(
+    y: ti.template(), L: ti.template(), i: ti.template(), U: ti.template(), j: ti.template(), lane: int, d: ti.template()
+):
+    """y ← y + L_i U_j"""
+    for n in ti.static(range(d)):
+        for o in ti.static(range(d)):
+            for k in ti.static(range(d)):
+                y[n, o] = y[n, o] + L[i, n * d + k, lane] * U[j, k * d + o, lane]
+
+
+@ti.func
+def least(smallest: ti.template(), pivot: ti.template(), lane: int):
+    """The smallest pivot, −1 once one is not a number."""
+    smallest[lane] = ti.min(smallest[lane], ti.cast(pivot, float))
+    if ti.math.isnan(pivot):
+        smallest[lane] = -1.0

@@ -16,13 +16,26 @@ import taichi as ti
 from .elimination import Elimination
 from .energy import softness
 from .forces import Forces
+from .ldl import block_ldl
 from .loops import Group, Loops, Scratch
-from .lu import block_lu
+from .lu import Pivots, block_lu, entries
 from .system import System
 
 # c₀, c₁, c₂ of the backward differentiation formulas
 BDF1 = (1.0, -1.0, 0.0)
 BDF2 = (1.5, -2.0, 0.5)
+
+
+def condition(system: System, h: float) -> float:
+    """A bound of cond(J) for springs that pull and planes that push, by sums of the entries of its rows."""
+    inertia = system.mass / h**2
+    ends = system.ends.T
+    stiff = np.zeros(system.points + system.handles)
+    for end in ends:
+        np.add.at(stiff, end, 2.0 * (system.stiffness + BDF2[0] / h * system.damping))
+    planes = (1.0 + system.friction) * system.contact_stiffness + BDF2[0] * system.tangential_stiffness
+    largest = BDF2[0] ** 2 * inertia + stiff[: system.points] + planes.sum()
+    return float(largest.max() / inertia.min())
 
 
 @functools.cache
@@ -34,12 +47,13 @@ def mechanics(loops: Loops):
         """The equations of motion of one `System` as Taichi functions.
 
         Coordinate k of point i is x[i, k, lane], and so for u, v and r; of handle j p[j, k, lane] and w[j, k, lane].
-        Blocks of d × d, J[s, k·d + n, lane] entry (k, n) of block s: J = ∂G/∂x₁ over the pattern of the elimination,
-        Z = ∂G/∂v₁ without inertia over those of its blocks where anything dissipates, the first ones; C and F, a block
-        for each spring that ends at a handle, of −∂G/∂p and −∂G/∂w.
+        J = ∂G/∂x₁ has the blocks `diagonal`, `upper` and `lower` (see `lu`); it is symmetric where nothing dissipates.
+        Z = ∂G/∂v₁ without inertia has a block Z[i] for each point, and one for both blocks of an edge, Z_apart[edge],
+        where springs are damped. C and F have a block for each spring that ends at a handle, of −∂G/∂p and −∂G/∂w.
         """
 
-        def __init__(self, system: System):
+        def __init__(self, system: System, quick=float):
+            """quick: kind of the numbers that factors for Newton's directions are made of."""
             self.loops = loops
             tables = loops.tables()
             self.P, self.d, self.H, self.m = system.points, system.dim, system.handles, system.actions
@@ -56,15 +70,19 @@ def mechanics(loops: Loops):
             drives = [(row, col, e) for row, line in enumerate(axes) for col, e in enumerate(line) if e != 0.0]
             self.drives = drives  # few, so always unrolled
 
-            # Springs between points first, then those that end at a handle, which is their second node.
+            # Springs between points first, and of those the only one or the first of its edge; last come those that
+            # end at a handle, which is their second node.
             P = self.P
             ends = [(i, j) if i < P else (j, i) for i, j in system.ends.tolist()]
             inner = [e for e, (_, j) in enumerate(ends) if j < P]
             held = [e for e, (_, j) in enumerate(ends) if j >= P]
-            order = inner + held
             self.elimination = Elimination.of(P, [ends[e] for e in inner])
-            block = self.elimination.block
-            self.blocks, self.couplings = len(block), len(held)
+            number = self.elimination.edge
+            of = {e: number[ends[e] if ends[e] in number else ends[e][::-1]] for e in inner}
+            begin = list({of[e]: e for e in reversed(inner)}.values())[::-1]
+            inner = begin + [e for e in inner if e not in begin]
+            order = inner + held
+            self.couplings, self.edge_count = len(held), len(number)
             self.first = tables.add([ends[e][0] for e in order])
             self.second = tables.add([ends[e][1] - (0 if e in inner else P) for e in order])
             self.stiffness = tables.add(system.stiffness[order])
@@ -74,34 +92,41 @@ def mechanics(loops: Loops):
             soft = softness(system.stiffness, np.where(system.unilateral, system.blend, np.inf))
             self.soft = tables.add(soft[order])
             self.cable = tables.add(system.unilateral[order].astype(int).tolist())
-            self.diagonal = tables.add([block[i, i] for i in range(P)])
-            self.ahead = tables.add([block[ends[e]] for e in inner])
-            self.behind = tables.add([block[ends[e][::-1]] for e in inner])
-            self.block_rows = tables.add([i for i, _ in block])
-            self.block_columns = tables.add([j for _, j in block])
+            self.edge = tables.add([of[e] for e in inner])
+            fill_in = [edge for edge in number.values() if edge not in of.values()]
+            self.fill_in = tables.add(fill_in)
+            self.edge_first = tables.add([i for i, _ in number])
+            self.edge_second = tables.add([j for _, j in number])
 
             self.all_points = loops.range(P)
             self.all_handles = loops.range(self.H)
+            self.all_edges = loops.range(self.edge_count)
+            self.fill_ins = loops.range(len(fill_in))
             self.dampers = loops.range(len(ends) if self.damped else 0)
             self.loads = loops.range(P * self.K if self.rough else 0)
-            self.all_blocks = loops.range(self.blocks)
-            # Z's blocks that are not zero: friction's are the diagonal ones, which come first
-            self.dissipating_count = self.blocks if self.damped else P if self.rough else 0
-            self.dissipating = loops.range(self.dissipating_count)
-            self.inner = loops.range(len(inner))
+            self.begin = loops.range(len(begin))
+            self.begin_count, self.repeats = len(begin), loops.range(len(inner) - len(begin))
             self.held = loops.range(len(held))
             self.inner_count = len(inner)
 
-            self.lu = block_lu(loops)(self.elimination, self.d, tables)
+            pivots = Pivots(loops, self.elimination, tables)
+            factors = block_lu(loops) if self.dissipative else block_ldl(loops)
+            self.lu, self.quick_lu = factors(pivots, self.d), factors(pivots, self.d, quick)
+            self.at = entries(self.d, self.lu.symmetric)
+            self.width = self.at[-1][-1] + 1  # of a diagonal block
             tables.fill(self)
             self.lanes = loops.abreast()
-            # What a spring adds; dissipation's sums; c₀²/h²
-            blocks = {name: loops.local(1, self.dd) for name in ("K", "J", "Z")}
-            scalars = {name: loops.scalar() for name in ("grain", "lost", "lost_now", "inertia")}
-            self.part = Group(force=loops.local(1, self.d), **blocks, **scalars)
+            # What a spring does to its second end, what a plane does to a point, dissipation's sums; c₀²/h²
+            names = ("grain", "load", "slope", "reach", "lost", "lost_now", "inertia")
+            self.part = Group(force=loops.local(1, self.d), **{name: loops.scalar() for name in names})
 
-        def variables(self, scratch: Scratch) -> Group:
-            """What `assemble` reads and writes, of each lane.
+        @property
+        def blocks(self) -> int:
+            """Of J, fill-in included."""
+            return self.elimination.blocks
+
+        def variables(self, scratch: Scratch, of_blocks: Scratch) -> Group:
+            """What `assemble` reads and writes, of each lane; blocks are of the second scratch.
 
             In: displacement u, positions x and velocities v of the points, p and w of the handles, `rate` = c₀/h, and
             what dissipation is measured with: n and share of each damper in `lag`, normal forces in `load`.
@@ -114,14 +139,28 @@ def mechanics(loops: Loops):
             rows |= {name: scratch.slot(self.H, d) for name in ("p", "w")}
             rows |= {name: scratch.slot(dampers, d + 1) for name in ("lag", "lag_now")}
             rows |= {name: scratch.slot(rough) for name in ("load", "load_now")}
+            rows["beside"] = self.loops.local(1, self.width, of_blocks.kind)  # a spring's blocks of its second end
+            rows["Z_beside"] = self.loops.local(1, self.dd, of_blocks.kind)
             scalars = {name: self.loops.scalar() for name in ("rate", "phi", "phi_now", "size")}
-            return Group(scale=scratch.slot(self.P), **rows, **scalars) | self.blocks_of(scratch.slot)
+            return Group(scale=scratch.slot(self.P), **rows, **scalars) | self.blocks_of(of_blocks.slot)
 
         def blocks_of(self, slot) -> Group:
-            """J, Z, C and F, each declared by slot(rows, width)."""
-            F = self.couplings if self.damped else 0
-            sizes = {"J": self.blocks, "Z": self.dissipating_count, "C": self.couplings, "F": F}
-            return Group(**{name: slot(n, self.dd) for name, n in sizes.items()})
+            """The blocks of J, Z, C and F, each declared by slot(rows, width)."""
+            sizes = {"diagonal": (self.P, self.width), "upper": (self.edge_count, self.dd)}
+            sizes |= {"C": (self.couplings, self.dd)}
+            if self.dissipative:
+                sizes |= {"lower": (self.edge_count, self.dd), "Z": (self.P, self.dd)}
+            if self.damped:
+                sizes |= {"Z_apart": (self.edge_count, self.dd), "F": (self.couplings, self.dd)}
+            return Group(**{name: slot(n, width) for name, (n, width) in sizes.items()})
+
+        @ti.func
+        def coefficients(self, first):
+            """c₀, c₁, c₂ of a step's difference formula."""
+            c0, c1, c2 = BDF2
+            if first:
+                c0, c1, c2 = BDF1
+            return c0, c1, c2
 
         @ti.func
         def constants(self, e: ti.template()):
@@ -142,16 +181,7 @@ def mechanics(loops: Loops):
             for lane in side(self.lanes):
                 y.phi[lane], y.size[lane], part.lost[lane], part.lost_now[lane] = 0.0, 0.0, 0.0, 0.0
                 part.inertia[lane] = y.rate[lane] * y.rate[lane]
-            for s in each(self.all_blocks):
-                for lane in side(self.lanes):
-                    for k in ti.static(range(self.dd)):
-                        y.J[s, k, lane] = 0.0
-            for s in each(self.dissipating):
-                for lane in side(self.lanes):
-                    for k in ti.static(range(self.dd)):
-                        y.Z[s, k, lane] = 0.0
             for i in each(self.all_points):
-                block = known(self.diagonal[i])
                 mass = ti.cast(self.mass[i], float)
                 for lane in side(self.lanes):
                     grain = 0.0
@@ -160,36 +190,11 @@ def mechanics(loops: Loops):
                         push = mass * part.inertia[lane] * u
                         load = mass * self.gravity[k]
                         y.r[i, k, lane] = push - load
-                        y.J[block, k * (self.d + 1), lane] = mass * part.inertia[lane]
                         y.phi[lane] = y.phi[lane] + (0.5 * push - load) * u
                         y.size[lane] = y.size[lane] + (ti.abs(0.5 * push * u) + ti.abs(load * u))
                         grain += ti.abs(push) + ti.abs(load)
                     y.scale[i, lane] = grain
-                for plane in ti.static(range(self.K)):
-                    for lane in side(self.lanes):
-                        self.touch(i, block, plane, lane, y, part, h)
-            for e in each(self.inner):
-                i = known(self.first[e])
-                j = known(self.second[e])
-                self.pull(e, y.x, y.v, y.x, y.v, i, j, y, part)
-                self.add(i, 1.0, y, part)
-                self.add(j, -1.0, y, part)
-                self.couple(known(self.diagonal[i]), 1.0, y, part)
-                self.couple(known(self.diagonal[j]), 1.0, y, part)
-                self.couple(known(self.ahead[e]), -1.0, y, part)
-                self.couple(known(self.behind[e]), -1.0, y, part)
-            for held in each(self.held):
-                e = known(held + self.inner_count)
-                i = known(self.first[e])
-                j = known(self.second[e])
-                self.pull(e, y.x, y.v, y.p, y.w, i, j, y, part)
-                self.add(i, 1.0, y, part)
-                self.couple(known(self.diagonal[i]), 1.0, y, part)
-                for lane in side(self.lanes):
-                    for k in ti.static(range(self.dd)):
-                        y.C[held, k, lane] = part.K[0, k, lane]
-                        if ti.static(self.damped):
-                            y.F[held, k, lane] = part.Z[0, k, lane]
+            self.act(y, h, True, part)
             for lane in side(self.lanes):
                 y.phi_now[lane] = y.phi[lane]
                 if ti.static(self.dissipative):
@@ -198,85 +203,202 @@ def mechanics(loops: Loops):
                     y.phi[lane] = y.phi[lane] + part.lost[lane] / y.rate[lane]
 
         @ti.func
+        def linearise(self, y: ti.template(), h: float):
+            """The blocks alone."""
+            part = self.part[0]
+            for lane in side(self.lanes):
+                part.inertia[lane] = y.rate[lane] * y.rate[lane]
+            self.act(y, h, False, part)
+
+        @ti.func
+        def act(self, y: ti.template(), h: float, residual: ti.template(), part: ti.template()):
+            """Make the blocks, of springs, planes and inertia; with `residual` add springs and planes to the rest."""
+            for n in each(self.fill_ins):
+                edge = known(self.fill_in[n])
+                for lane in side(self.lanes):
+                    for k in ti.static(range(self.dd)):
+                        y.upper[edge, k, lane] = ti.cast(0.0, y.upper.kind)
+                        if ti.static(self.dissipative):
+                            y.lower[edge, k, lane] = ti.cast(0.0, y.upper.kind)
+                        if ti.static(self.damped):
+                            y.Z_apart[edge, k, lane] = ti.cast(0.0, y.upper.kind)
+            for i in each(self.all_points):
+                mass = ti.cast(self.mass[i], float)
+                for lane in side(self.lanes):
+                    for k in ti.static(range(self.width)):
+                        y.diagonal[i, k, lane] = ti.cast(0.0, y.upper.kind)
+                    for k in ti.static(range(self.d)):
+                        y.diagonal[i, self.at[k][k], lane] = ti.cast(mass * part.inertia[lane], y.upper.kind)
+                    if ti.static(self.dissipative):
+                        for k in ti.static(range(self.dd)):
+                            y.Z[i, k, lane] = ti.cast(0.0, y.upper.kind)
+                for plane in ti.static(range(self.K)):
+                    self.touch(i, plane, y, h, residual, part)
+            for e in each(self.begin):
+                j = known(self.second[e])
+                self.pull(e, y.x, y.v, j, known(self.edge[e]), True, False, y, residual, part)
+                self.pull_back(j, y, residual, part)
+            if ti.static(self.inner_count > self.begin_count):
+                for again in each(self.repeats):
+                    e = known(again + self.begin_count)
+                    j = known(self.second[e])
+                    self.pull(e, y.x, y.v, j, known(self.edge[e]), True, True, y, residual, part)
+                    self.pull_back(j, y, residual, part)
+            for held in each(self.held):
+                e = known(held + self.inner_count)
+                self.pull(e, y.p, y.w, known(self.second[e]), held, False, False, y, residual, part)
+
+        @ti.func
         def touch(
             self,
             i: ti.template(),
-            block: ti.template(),
             plane: ti.template(),
-            lane: int,
             y: ti.template(),
-            part: ti.template(),
             h: float,
+            residual: ti.template(),
+            part: ti.template(),
         ):
             """Add a plane's contact with point i."""
-            place = ti.Vector.zero(float, self.d)
-            speed = ti.Vector.zero(float, self.d)
-            for k in ti.static(range(self.d)):
-                place[k] = y.x[i, k, lane]
-                if ti.static(self.rough):
+            touching = 0
+            at = known(i * self.K + plane)
+            for lane in side(self.lanes):
+                place = ti.Vector.zero(float, self.d)
+                for k in ti.static(range(self.d)):
+                    place[k] = y.x[i, k, lane]
+                energy, push, K, load, slope, reach = self.forces.contact(plane, place)
+                if ti.static(residual):
+                    y.phi[lane] = y.phi[lane] + energy
+                    y.size[lane] = y.size[lane] + (energy + load * place.norm())
+                    y.scale[i, lane] = y.scale[i, lane] + (load + slope * reach)
+                for k in ti.static(range(self.d)):
+                    if ti.static(residual):
+                        y.r[i, k, lane] = y.r[i, k, lane] + push[k]
+                    for n in ti.static(range(k if self.lu.symmetric else 0, self.d)):
+                        at_kn = ti.static(self.at[k][n])
+                        y.diagonal[i, at_kn, lane] = y.diagonal[i, at_kn, lane] + ti.cast(K[k, n], y.upper.kind)
+                if ti.static(self.forces.friction[plane] > 0.0):
+                    part.load[lane], part.slope[lane], part.reach[lane] = load, slope, reach
+                    touching += ti.cast(load > 0.0, ti.i32)
+                if ti.static(self.rough and residual):
+                    touching += ti.cast(y.load[at, lane] > 0.0, ti.i32)
+                    y.load_now[at, lane] = load
+            if ti.static(self.forces.friction[plane] > 0.0):
+                if touching > 0:
+                    self.rub(i, plane, at, y, h, residual, part)
+
+        @ti.func
+        def rub(
+            self,
+            i: ti.template(),
+            plane: ti.template(),
+            at: ti.template(),
+            y: ti.template(),
+            h: float,
+            residual: ti.template(),
+            part: ti.template(),
+        ):
+            """Add a plane's friction with point i."""
+            for lane in side(self.lanes):
+                place = ti.Vector.zero(float, self.d)
+                speed = ti.Vector.zero(float, self.d)
+                for k in ti.static(range(self.d)):
+                    place[k] = y.x[i, k, lane]
                     speed[k] = y.v[i, k, lane]
-            load_before = 0.0
-            if ti.static(self.rough):
-                load_before = y.load[known(i * self.K + plane), lane]
-            energy, push, K, Z, grain, load, old, new = self.forces.contact(plane, place, speed, h, load_before)
-            if ti.static(self.rough):
-                y.load_now[known(i * self.K + plane), lane] = load
-            part.lost[lane] = part.lost[lane] + old
-            part.lost_now[lane] = part.lost_now[lane] + new
-            y.phi[lane] = y.phi[lane] + energy
-            y.size[lane] = y.size[lane] + (energy + push.norm() * place.norm())
-            y.scale[i, lane] = y.scale[i, lane] + grain
-            for k in ti.static(range(self.d)):
-                y.r[i, k, lane] = y.r[i, k, lane] + push[k]
-                for n in ti.static(range(self.d)):
-                    at = ti.static(k * self.d + n)
-                    y.J[block, at, lane] = y.J[block, at, lane] + (K[k, n] + y.rate[lane] * Z[k, n])
-                    if ti.static(self.rough):
-                        y.Z[block, at, lane] = y.Z[block, at, lane] + Z[k, n]
+                force, K, Z, grain, slip, now = self.forces.rub(
+                    plane, speed, h, part.load[lane], part.slope[lane], part.reach[lane]
+                )
+                if ti.static(residual):
+                    part.lost[lane] = part.lost[lane] + self.forces.dissipated(plane, slip, h, y.load[at, lane])
+                    part.lost_now[lane] = part.lost_now[lane] + now
+                    y.size[lane] = y.size[lane] + force.norm() * place.norm()
+                    y.scale[i, lane] = y.scale[i, lane] + grain
+                for k in ti.static(range(self.d)):
+                    if ti.static(residual):
+                        y.r[i, k, lane] = y.r[i, k, lane] + force[k]
+                    for n in ti.static(range(self.d)):
+                        there = ti.static(k * self.d + n)
+                        J = K[k, n] + y.rate[lane] * Z[k, n]
+                        y.diagonal[i, there, lane] = y.diagonal[i, there, lane] + ti.cast(J, y.upper.kind)
+                        y.Z[i, there, lane] = y.Z[i, there, lane] + ti.cast(Z[k, n], y.upper.kind)
 
         @ti.func
         def pull(
             self,
-            # In: spring e from point i to number j of `ends`, which move at `speeds`
+            # In: spring e to number j of `ends`, which move at `speeds`
             e: ti.template(),
-            x: ti.template(),
-            v: ti.template(),
             ends: ti.template(),
             speeds: ti.template(),
-            i: ti.template(),
             j: ti.template(),
-            # Energy added to
+            # In: its edge, and whether another spring has begun that; or its number among those that end at handles
+            edge: ti.template(),
+            inner: ti.template(),
+            again: ti.template(),
+            # Added to, but for the second end
             y: ti.template(),
-            # Out: the rest
+            # In: whether to add to more than the blocks
+            residual: ti.template(),
+            # Out: what comes to the second end
             part: ti.template(),
         ):
-            """A spring's force on its first end and its derivatives."""
+            """A spring's force and its derivatives."""
+            i = known(self.first[e])
             stiffness, rest, blend, soft, damping, cable = self.constants(e)
             for lane in side(self.lanes):
                 span = ti.Vector.zero(float, self.d)
                 rate = ti.Vector.zero(float, self.d)
                 reach = 0.0
                 for k in ti.static(range(self.d)):
-                    near, far = x[i, k, lane], ends[j, k, lane]
+                    near, far = y.x[i, k, lane], ends[j, k, lane]
                     span[k] = near - far
                     reach += ti.abs(near) + ti.abs(far)
                     if ti.static(self.damped):
-                        rate[k] = v[i, k, lane] - speeds[j, k, lane]
+                        rate[k] = y.v[i, k, lane] - speeds[j, k, lane]
                 energy, force, K, Z, strength, stiff = self.forces.spring(
                     stiffness, rest, blend, soft, damping, cable, span, rate
                 )
-                y.phi[lane] = y.phi[lane] + energy
-                y.size[lane] = y.size[lane] + (energy + strength * reach)
-                part.grain[lane] = strength + stiff * reach
+                if ti.static(residual):
+                    y.phi[lane] = y.phi[lane] + energy
+                    y.size[lane] = y.size[lane] + (energy + strength * reach)
+                    grain = strength + stiff * reach
+                    y.scale[i, lane] = y.scale[i, lane] + grain
+                    if ti.static(inner):
+                        part.grain[lane] = grain
                 for k in ti.static(range(self.d)):
-                    part.force[0, k, lane] = force[k]
+                    if ti.static(residual):
+                        y.r[i, k, lane] = y.r[i, k, lane] + force[k]
+                        if ti.static(inner):
+                            part.force[0, k, lane] = force[k]
                     for n in ti.static(range(self.d)):
-                        at = ti.static(k * self.d + n)
-                        part.K[0, at, lane] = K[k, n]
+                        there = ti.static(k * self.d + n)
+                        whole = K[k, n]
                         if ti.static(self.damped):
-                            part.J[0, at, lane] = K[k, n] + y.rate[lane] * Z[k, n]
-                            part.Z[0, at, lane] = Z[k, n]
-                if ti.static(self.damped):
+                            whole += y.rate[lane] * Z[k, n]
+                        J, drag = ti.cast(whole, y.upper.kind), ti.cast(Z[k, n], y.upper.kind)
+                        if ti.static(self.damped):
+                            y.Z[i, there, lane] = y.Z[i, there, lane] + drag
+                        if ti.static(n >= k or not self.lu.symmetric):
+                            y.diagonal[i, self.at[k][n], lane] = y.diagonal[i, self.at[k][n], lane] + J
+                            if ti.static(inner):
+                                y.beside[0, self.at[k][n], lane] = J
+                        if ti.static(inner and self.damped):
+                            y.Z_beside[0, there, lane] = drag
+                        if ti.static(inner and again):
+                            y.upper[edge, there, lane] = y.upper[edge, there, lane] - J
+                            if ti.static(self.dissipative):
+                                y.lower[edge, there, lane] = y.lower[edge, there, lane] - J
+                            if ti.static(self.damped):
+                                y.Z_apart[edge, there, lane] = y.Z_apart[edge, there, lane] - drag
+                        elif ti.static(inner):
+                            y.upper[edge, there, lane] = -J
+                            if ti.static(self.dissipative):
+                                y.lower[edge, there, lane] = -J
+                            if ti.static(self.damped):
+                                y.Z_apart[edge, there, lane] = -drag
+                        else:
+                            y.C[edge, there, lane] = ti.cast(K[k, n], y.upper.kind)
+                            if ti.static(self.damped):
+                                y.F[edge, there, lane] = drag
+                if ti.static(self.damped and residual):
                     # ½ c s (rate·n)² with the direction n and share s of `lag`, and with those of now
                     n, share = self.forces.engaged(rest, blend, cable, span)
                     speed, speed_before = rate.dot(n), 0.0
@@ -288,22 +410,17 @@ def mechanics(loops: Loops):
                     part.lost_now[lane] = part.lost_now[lane] + 0.5 * damping * share * speed**2
 
         @ti.func
-        def add(self, i: ti.template(), sign: ti.template(), y: ti.template(), part: ti.template()):
-            """A spring's force to point i."""
+        def pull_back(self, j: ti.template(), y: ti.template(), residual: ti.template(), part: ti.template()):
+            """What `pull` left for a spring's second end."""
             for lane in side(self.lanes):
-                y.scale[i, lane] = y.scale[i, lane] + part.grain[lane]
-                for k in ti.static(range(self.d)):
-                    y.r[i, k, lane] = y.r[i, k, lane] + sign * part.force[0, k, lane]
-
-        @ti.func
-        def couple(self, block: ti.template(), sign: ti.template(), y: ti.template(), part: ti.template()):
-            """A spring's derivatives to a block of J and Z."""
-            for lane in side(self.lanes):
-                for k in ti.static(range(self.dd)):
-                    if ti.static(self.damped):
-                        y.J[block, k, lane] = y.J[block, k, lane] + sign * part.J[0, k, lane]
-                        y.Z[block, k, lane] = y.Z[block, k, lane] + sign * part.Z[0, k, lane]
-                    else:
-                        y.J[block, k, lane] = y.J[block, k, lane] + sign * part.K[0, k, lane]
+                if ti.static(residual):
+                    y.scale[j, lane] = y.scale[j, lane] + part.grain[lane]
+                    for k in ti.static(range(self.d)):
+                        y.r[j, k, lane] = y.r[j, k, lane] - part.force[0, k, lane]
+                for k in ti.static(range(self.width)):
+                    y.diagonal[j, k, lane] = y.diagonal[j, k, lane] + y.beside[0, k, lane]
+                if ti.static(self.damped):
+                    for k in ti.static(range(self.dd)):
+                        y.Z[j, k, lane] = y.Z[j, k, lane] + y.Z_beside[0, k, lane]
 
     return Mechanics

@@ -63,7 +63,6 @@ def riccati(loops: Loops):
         def __init__(self, linearisation, scratch: Scratch):
             self.maps = linearisation
             self.mech = linearisation.mech
-            self.newton = linearisation.newton
             D, m = self.mech.D, self.mech.m
             self.value_function = value_function(loops)(self.mech)
             self.D, self.n = D, 4 * D + m
@@ -120,7 +119,7 @@ def riccati(loops: Loops):
                 lin[i] = 0.0
             for back in range(N):
                 t = N - 1 - back
-                c0, c1, c2 = self.newton.coefficients(t == 0 and first != 0)
+                c0, c1, c2 = self.mech.coefficients(t == 0 and first != 0)
                 self.maps.read(maps, b, t, map_z, map_q, map_p, map_a)
                 bq = b % q.shape[0]
                 for i in range(D):
@@ -187,7 +186,7 @@ def riccati(loops: Loops):
             for i in range(n):
                 changes[i] = 0.0
             for t in range(N):
-                c0, c1, c2 = self.newton.coefficients(t == 0 and first != 0)
+                c0, c1, c2 = self.mech.coefficients(t == 0 and first != 0)
                 self.maps.read(maps, b, t, map_z, map_q, map_p, map_a)
                 act = ti.Vector.zero(float, max(m, 1))
                 for i in ti.static(range(m)):

@@ -48,8 +48,9 @@ def rollout(loops: Loops):
             x: ti.types.ndarray(ndim=3),
             v: ti.types.ndarray(ndim=3),
             p: ti.types.ndarray(ndim=3),
-            # Scratch
+            # Scratch, that of Newton's directions too
             work: ti.types.ndarray(ndim=2),
+            quick: ti.types.ndarray(ndim=2),
             # Out
             status: ti.types.ndarray(ndim=2),
             iterations: ti.types.ndarray(ndim=2),
@@ -57,7 +58,7 @@ def rollout(loops: Loops):
             d = ti.static(self.mech.d)
             ti.loop_config(block_dim=32)
             for group in range((x.shape[0] + self.many - 1) // self.many):
-                y = self.variables[work, group]
+                y = self.variables[work, quick, group]
                 for lane in side(self.lanes):
                     y.rollout[lane] = ti.min(group * self.many + lane, x.shape[0] - 1)
                     y.status[lane] = OK
@@ -104,7 +105,7 @@ def rollout(loops: Loops):
             """Row t+1; a rollout that has failed stays where it is."""
             d = ti.static(self.mech.d)
             for lane in side(self.lanes):
-                c0, c1, c2 = self.newton.coefficients(t == 0 and first[y.rollout[lane]] != 0)
+                c0, c1, c2 = self.mech.coefficients(t == 0 and first[y.rollout[lane]] != 0)
                 y.rate[lane], y.c0[lane], y.c1[lane], y.c2[lane] = c0 / h, c0, c1, c2
                 y.status[lane] = ti.select(y.status[lane] == OK, NOT_CONVERGED, NOT_RUN)
             if t == 0:

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import math
 
+import taichi as ti
 import torch
 
 from . import runtime
@@ -17,7 +18,7 @@ from .linear import linear_step
 from .linearisation import linearisation
 from .loops import ABREAST, LOOPED, UNROLLED, UNROLLED_UPDATES, Loops, Scratch
 from .mechanics import mechanics
-from .newton import newton
+from .newton import direction_kind, newton
 from .riccati import riccati
 from .rollout import rollout
 from .sensitivity import sensitivity
@@ -82,9 +83,12 @@ class Simulator:
         self._scratch = Scratch(loops, last)
         self._scratch_of_one = self._scratch if one is loops else Scratch(one, last)
         self._steps_apart = loops.unrolled and self._scratch.last  # whether a thread for each step of a rollout pays
+        kind = float if _small(system) else direction_kind(system, self.h)
+        self._quick = Scratch(loops, last, kind, second=True)
         step = self._step(loops, self._scratch)
         step_of_one = step if one is loops else self._step(one, self._scratch_of_one)
-        self._rollout = rollout(loops)(step.newton, self._scratch)
+        solver = newton(loops)(step.mech, self._scratch, self._quick, torch.finfo(self.dtype).eps)
+        self._rollout = rollout(loops)(solver, self._scratch)
         self._sensitivity = sensitivity(loops)(step)
         self._linearisation = linearisation(loops)(step, self._scratch.last)
         self._riccati = riccati(one)(self._linearisation, self._scratch_of_one)
@@ -268,9 +272,8 @@ class Simulator:
     # Inside
 
     def _step(self, loops: Loops, scratch: Scratch):
-        """Newton's method and the linearised step for one kind of `loops`."""
-        solver = newton(loops)(mechanics(loops)(self.system), scratch, eps=torch.finfo(self.dtype).eps)
-        return linear_step(loops)(solver, scratch)
+        """The linearised step for one kind of `loops`."""
+        return linear_step(loops)(mechanics(loops)(self.system, self._quick.kind), scratch)
 
     def _linear(self, trajectory: Trajectory):
         """What the recursions take first: h, whether a step is the first, status, linearised steps, scratch."""
@@ -280,13 +283,13 @@ class Simulator:
         self._linearisation.run(*rows, 1 if self._steps_apart else N, maps)
         return h, first, status, maps, store
 
-    def _memory(self, B: int, size: int) -> torch.Tensor:
+    def _memory(self, B: int, size: int, dtype: torch.dtype | None = None) -> torch.Tensor:
         """Numbers for a kernel's use, `size` a rollout; the same tensor each time where there are none."""
         if size == 0:
             return self._nothing
         _expect_countable(B, size)
         shape = (size, B) if self._scratch.last else (B, size)
-        return torch.empty(shape, dtype=self.dtype, device=self.device)
+        return torch.empty(shape, dtype=dtype or self.dtype, device=self.device)
 
     def _check_model(self, trajectory, g, q, r, damping, free):
         """The arguments of a Gauss–Newton step as kernels want them."""
@@ -321,9 +324,11 @@ class Simulator:
         rows = (trajectory.x.flatten(2), trajectory.v.flatten(2), trajectory.p.flatten(2))
         past = (start.first.contiguous().view(torch.uint8), start.x_prev.flatten(1), start.v_prev.flatten(1))
         work = self._memory(len(trajectory), self._scratch.size)
+        single = torch.float32 if self._quick.kind == ti.f32 else self.dtype
+        quick = self._memory(len(trajectory), self._quick.size, single)
         with runtime.compiled_quickly() if self._scratch.loops.lanes > 1 else contextlib.nullcontext():
             self._rollout.run(
-                self.h, t0, t1, *past, trajectory.a, *rows, work, trajectory.status, trajectory.iterations
+                self.h, t0, t1, *past, trajectory.a, *rows, work, quick, trajectory.status, trajectory.iterations
             )
 
     def _rows(self, trajectory: Trajectory, scratch: Scratch):
@@ -388,7 +393,7 @@ def _small(system: System) -> bool:
 
 def _fits(system: System) -> bool:
     """Whether a thread's stack can hold the Jacobians of its lanes, and Taichi declare them within seconds."""
-    return len(_elimination(system).block) <= MOST_BLOCKS
+    return _elimination(system).blocks <= MOST_BLOCKS
 
 
 def _elimination(system: System) -> Elimination:

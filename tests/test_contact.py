@@ -122,21 +122,21 @@ def test_dropped_point_rests_at_the_depth_where_the_smoothed_law_bears_it(mass):
 @ti.kernel
 def _coulomb(slip: ti.types.ndarray(ndim=2), limit: ti.types.ndarray(ndim=1), c: float, out: ti.types.ndarray(ndim=2)):
     for i in range(slip.shape[0]):
-        force, across, along, turn = coulomb(ti.Vector([slip[i, 0], slip[i, 1]]), limit[i], c)
+        force, across, along, turn, psi = coulomb(ti.Vector([slip[i, 0], slip[i, 1]]), limit[i], c)
         for k in ti.static(range(2)):
             out[i, k] = force[k]
             out[i, 2 + k] = turn[k]
-        out[i, 4], out[i, 5] = across, along
+        out[i, 4], out[i, 5], out[i, 6] = across, along, psi
 
 
 def coulombs(slip, limit):
-    """force (n, 2), ∂force/∂slip (n, 2, 2) and ∂force/∂limit (n, 2) at `slip` (n, 2) and `limit` (n,)."""
-    out = torch.zeros(len(slip), 6, dtype=torch.float64)
+    """force (n, 2), ∂force/∂slip (n, 2, 2), ∂force/∂limit (n, 2) and ψ (n,) at `slip` (n, 2) and `limit` (n,)."""
+    out = torch.zeros(len(slip), 7, dtype=torch.float64)
     _coulomb(torch.as_tensor(slip), torch.as_tensor(limit), C, out)
     out = out.numpy()
     heading = slip / np.maximum(np.linalg.norm(slip, axis=1), 1e-150)[:, None]
     by_slip = out[:, 4, None, None] * np.eye(2) + out[:, 5, None, None] * heading[:, :, None] * heading[:, None]
-    return out[:, :2], by_slip, out[:, 2:4]
+    return out[:, :2], by_slip, out[:, 2:4], out[:, 6]
 
 
 def test_friction_and_its_derivatives_are_those_of_the_tanh_law():
@@ -147,7 +147,7 @@ def test_friction_and_its_derivatives_are_those_of_the_tanh_law():
     z = C * speed / limit
     assert all(part.sum() > 500 for part in (z < SERIES, (z > SERIES) & (z < SATURATED), z > SATURATED))
     slip = speed[:, None] * np.stack((np.cos(angle), np.sin(angle)), 1)
-    force, by_slip, by_limit = coulombs(slip, limit)
+    force, by_slip, by_limit, psi = coulombs(slip, limit)
     size = np.minimum(C, limit / speed)
     assert (np.linalg.norm(force, axis=1) <= (1 + 1e-15) * limit).all()
     assert (np.linalg.norm(force + friction(slip, limit[:, None]), axis=1) <= 2e-13 * size * speed).all()
@@ -155,6 +155,8 @@ def test_friction_and_its_derivatives_are_those_of_the_tanh_law():
     assert (np.linalg.norm(by_slip - exact, axis=(1, 2)) <= 2e-13 * size).all()
     exact = -derivative(lambda limit: friction(slip, limit), limit[:, None])[..., 0]
     assert (np.linalg.norm(by_limit - exact, axis=1) <= 2e-13 * np.minimum(1, z)).all()
+    exact = limit**2 / C * (z + np.log1p(np.exp(-2 * z)) - np.log(2))
+    assert (np.abs(psi - exact) <= 1e-15 * limit**2 / C * (1 + z)).all()
 
 
 @pytest.mark.parametrize("edge", (SERIES, SATURATED))
@@ -163,16 +165,16 @@ def test_friction_and_its_derivatives_are_continuous_where_the_formula_changes(e
     z = edge * np.tile((1 - 1e-14, 1 + 1e-14), 3)
     slip = (z * limit / C)[:, None] * np.array([0.6, -0.8])
     sizes = (limit * min(1, edge), np.full(6, C * min(1, 1 / edge)), np.full(6, min(1, edge)))
-    for part, size in zip(coulombs(slip, limit), sizes, strict=True):
+    for part, size in zip(coulombs(slip, limit)[:3], sizes, strict=True):
         below, above = part[::2].reshape(3, -1), part[1::2].reshape(3, -1)
         assert (np.abs(above - below).max(1) <= 2e-13 * size[::2]).all()
 
 
 def test_friction_is_zero_without_load_and_linear_at_no_slip():
-    force, by_slip, by_limit = coulombs(np.array([[0.0, 0.0], [1e-6, 0.0], [3.0, -4.0]]), np.zeros(3))
-    assert (force == 0).all() and (by_slip == 0).all() and (by_limit == 0).all()
-    force, by_slip, by_limit = coulombs(np.zeros((1, 2)), np.ones(1))
-    assert (force == 0).all() and (by_slip == C * np.eye(2)).all() and (by_limit == 0).all()
+    force, by_slip, by_limit, psi = coulombs(np.array([[0.0, 0.0], [1e-6, 0.0], [3.0, -4.0]]), np.zeros(3))
+    assert (force == 0).all() and (by_slip == 0).all() and (by_limit == 0).all() and (psi == 0).all()
+    force, by_slip, by_limit, psi = coulombs(np.zeros((1, 2)), np.ones(1))
+    assert (force == 0).all() and (by_slip == C * np.eye(2)).all() and (by_limit == 0).all() and (psi == 0).all()
 
 
 # The step through contact

@@ -1,4 +1,4 @@
-"""The sparse block LU: its pattern holds all fill-in, and it solves what numpy.linalg.solve solves."""
+"""The sparse block factors: their pattern holds all fill-in, and they solve what numpy.linalg.solve solves."""
 
 import functools
 
@@ -8,8 +8,10 @@ import taichi as ti
 import torch
 
 from taichi_sim.elimination import Elimination
-from taichi_sim.loops import ABREAST, LOOPED, UNROLLED, UNROLLED_UPDATES, Scratch
+from taichi_sim.ldl import block_ldl
+from taichi_sim.loops import ABREAST, LOOPED, UNROLLED, UNROLLED_UPDATES, Group, Scratch
 from taichi_sim.lu import block_lu
+from taichi_sim.runtime import compiled_quickly
 
 CHAIN = (5, [(0, 1), (1, 2), (2, 3), (3, 4)])
 RING = (5, [(0, 1), (1, 2), (2, 3), (3, 4), (4, 0)])
@@ -67,8 +69,10 @@ def test_pattern_holds_every_entry_of_the_dense_factors(graph):
         A[k + 1 :, k] /= A[k, k]
         A[k + 1 :, k + 1 :] -= np.outer(A[k + 1 :, k], A[k, k + 1 :])
     filled = {(elimination.order[a], elimination.order[b]) for a, b in zip(*np.nonzero(A), strict=True)}
-    assert filled == set(elimination.block)
-    assert sorted(elimination.block.values()) == list(range(len(elimination.block)))
+    edges = set(elimination.edge)
+    assert filled == {(i, i) for i in range(points)} | edges | {(j, i) for i, j in edges}
+    assert list(elimination.edge.values()) == list(range(len(edges)))
+    assert elimination.blocks == len(filled)
 
 
 def test_later_lists_the_neighbours_still_to_be_eliminated():
@@ -76,35 +80,40 @@ def test_later_lists_the_neighbours_still_to_be_eliminated():
         elimination = Elimination.of(points, edges)
         rank = {i: n for n, i in enumerate(elimination.order)}
         for i in range(points):
-            after = {j for i_, j in elimination.block if i_ == i and rank[j] > rank[i]}
-            assert set(elimination.later[i]) == after
+            after = [j for i_, j in elimination.edge if i_ == i]
+            assert list(elimination.later[i]) == sorted(after, key=rank.get)
+            assert all(rank[j] > rank[i] for j in after)
 
 
 @pytest.mark.parametrize("graph", (CHAIN, STAR, APART))
 def test_trees_have_no_fill_in(graph):
     points, edges = graph
-    assert len(Elimination.of(points, edges).block) == points + 2 * len(edges)
+    assert Elimination.of(points, edges).blocks == points + 2 * len(edges)
 
 
 def test_ring_fills_in():
     points, edges = RING
-    assert len(Elimination.of(points, edges).block) == points + 2 * len(edges) + 2 * (points - 3)
+    assert Elimination.of(points, edges).blocks == points + 2 * len(edges) + 2 * (points - 3)
 
 
 @functools.cache
-def solver(loops, name, d, last=False):
+def solver(factors, loops, name, d, last=False):
     """solve(A, b) -> A⁻¹b, A⁻ᵀb, smallest pivot, for a batch of matrices (B, n, n) and vectors (B, n)."""
     points, edges = GRAPHS[name]
     elimination = Elimination.of(points, edges)
     assert not loops.unrolled or sum(len(later) ** 2 for later in elimination.later) <= UNROLLED_UPDATES  # minutes else
     tables, scratch, dd = loops.tables(), Scratch(loops, last), d * d
-    lu = block_lu(loops)(elimination, d, tables)
+    lu = factors(loops)(elimination, d, tables)
     tables.fill(lu)
     each, side, many, lanes = loops.each, loops.side, loops.lanes, loops.abreast()
-    size = len(elimination.block) * dd
-    factors = scratch.slot(len(elimination.block), dd)
+    kept = [k * d + n for k in range(d) for n in range(k if lu.symmetric else 0, d)]  # of a diagonal block
+    count = len(elimination.edge)
+    blocks = {"diagonal": scratch.slot(points, len(kept)), "upper": scratch.slot(count, dd)}
+    if not lu.symmetric:
+        blocks["lower"] = scratch.slot(count, dd)
+    blocks = Group(**blocks)
     straight, transposed, smallest = scratch.slot(points, d), scratch.slot(points, d), loops.scalar()
-    entries, rows = loops.range(len(elimination.block)), loops.range(points)
+    rows, pairs = loops.range(points), loops.range(count)
 
     @ti.kernel
     def run(
@@ -112,13 +121,18 @@ def solver(loops, name, d, last=False):
         x: ti.types.ndarray(ndim=2), y: ti.types.ndarray(ndim=2), pivot: ti.types.ndarray(ndim=1),
     ):  # fmt: skip
         for group in range((J.shape[0] + many - 1) // many):
-            A, u, w = factors[work, group], straight[work, group], transposed[work, group]
+            A, u, w = blocks[work, group], straight[work, group], transposed[work, group]
             least = smallest[0]
             for lane in side(lanes):
                 n = ti.min(group * many + lane, J.shape[0] - 1)
-                for i in each(entries):
+                for i in each(rows):
+                    for k in ti.static(range(len(kept))):
+                        A.diagonal[i, k, lane] = J[n, i * dd + kept[k]]
+                for i in each(pairs):
                     for k in ti.static(range(dd)):
-                        A[i, k, lane] = J[n, i * dd + k]
+                        A.upper[i, k, lane] = J[n, (points + i) * dd + k]
+                        if ti.static(not lu.symmetric):
+                            A.lower[i, k, lane] = J[n, (points + count + i) * dd + k]
                 for i in each(rows):
                     for k in ti.static(range(d)):
                         u[i, k, lane] = b[n, i * d + k]
@@ -137,27 +151,32 @@ def solver(loops, name, d, last=False):
 
     def solve(A, b):
         B = len(A)
-        J = np.zeros((B, size))
-        for (i, j), n in elimination.block.items():
+        J = np.zeros((B, elimination.blocks * dd))
+        numbered = {(i, i): i for i in range(points)}
+        for (i, j), n in elimination.edge.items():
+            numbered |= {(i, j): points + n, (j, i): points + count + n}
+        for (i, j), n in numbered.items():
             J[:, n * dd : n * dd + dd] = A[:, i * d : i * d + d, j * d : j * d + d].reshape(B, dd)
         b = torch.as_tensor(b)
         work = torch.full((scratch.size, B) if last else (B, max(scratch.size, 1)), torch.nan, dtype=torch.float64)
         x, y, pivot = torch.empty_like(b), torch.empty_like(b), torch.empty(B, dtype=torch.float64)
-        run(torch.as_tensor(J), b, work, x, y, pivot)
+        with compiled_quickly():
+            run(torch.as_tensor(J), b, work, x, y, pivot)
         return x.numpy(), y.numpy(), pivot.numpy()
 
     return solve
 
 
-def systems_of_equations(points, edges, d):
-    """Twenty matrices, symmetric and not in turn, and right-hand sides."""
-    A = np.array([matrix(points, edges, d, seed, symmetric=seed % 2 == 0) for seed in range(20)])
+def systems_of_equations(points, edges, d, symmetric):
+    """Twenty matrices, symmetric or in turn not, and right-hand sides."""
+    A = np.array([matrix(points, edges, d, seed, symmetric or seed % 2 == 0) for seed in range(20)])
     return A, np.random.default_rng(1).standard_normal((20, points * d))
 
 
 CASES = [*((name, 2) for name in SMALL), ("chain", 3), ("ring", 3)]
 
 
+@pytest.mark.parametrize("factors", (block_lu, block_ldl))
 @pytest.mark.parametrize(
     ("loops", "name", "d", "last"),
     [
@@ -168,10 +187,10 @@ CASES = [*((name, 2) for name in SMALL), ("chain", 3), ("ring", 3)]
     ],
     ids=str,
 )
-def test_lu_solves_like_numpy(simulator, loops, name, d, last):
+def test_factors_solve_like_numpy(simulator, factors, loops, name, d, last):
     """For symmetric and unsymmetric matrices, direct and transposed, to 1e-13 · cond; all pivots are positive."""
-    A, b = systems_of_equations(*GRAPHS[name], d)
-    x, y, pivot = solver(loops, name, d, last)(A, b)
+    A, b = systems_of_equations(*GRAPHS[name], d, factors is block_ldl)
+    x, y, pivot = solver(factors, loops, name, d, last)(A, b)
     for found, exact in (
         (x, np.linalg.solve(A, b[..., None])),
         (y, np.linalg.solve(A.transpose(0, 2, 1), b[..., None])),
@@ -181,20 +200,22 @@ def test_lu_solves_like_numpy(simulator, loops, name, d, last):
     assert (pivot > 0).all()
 
 
-def test_every_kind_of_loops_solves_to_the_same_bits(simulator):
+@pytest.mark.parametrize("factors", (block_lu, block_ldl))
+def test_every_kind_of_loops_solves_to_the_same_bits(simulator, factors):
     for name in ("ring", "random1"):
-        A, b = systems_of_equations(*GRAPHS[name], 2)
-        first, *others = (solver(loops, name, 2)(A, b) for loops in (UNROLLED, LOOPED, ABREAST))
+        A, b = systems_of_equations(*GRAPHS[name], 2, factors is block_ldl)
+        first, *others = (solver(factors, loops, name, 2)(A, b) for loops in (UNROLLED, LOOPED, ABREAST))
         for other in others:
             assert all(np.array_equal(*pair) for pair in zip(first, other, strict=True))
 
 
+@pytest.mark.parametrize("factors", (block_lu, block_ldl))
 @pytest.mark.parametrize("loops", (UNROLLED, LOOPED, ABREAST), ids=str)
-def test_a_matrix_that_is_not_positive_definite_shows_in_its_pivots(simulator, loops):
+def test_a_matrix_that_is_not_positive_definite_shows_in_its_pivots(simulator, factors, loops):
     """A symmetric matrix with a negative eigenvalue has a pivot ≤ 0 (Sylvester); NaN counts as such."""
     points, edges = RING
     A = np.array([matrix(points, edges, 2, seed, symmetric=True) for seed in range(20)])
     A[10:] -= 0.2 * np.eye(points * 2)  # the smallest eigenvalue was 0.1
     A[0, 0, 0] = np.nan
-    _, _, pivot = solver(loops, "ring", 2)(A, np.ones((20, points * 2)))
+    _, _, pivot = solver(factors, loops, "ring", 2)(A, np.ones((20, points * 2)))
     assert (pivot[1:10] > 0).all() and (pivot[10:] <= 0).all() and pivot[0] <= 0

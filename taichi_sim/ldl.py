@@ -1,0 +1,147 @@
+"""J = L D Lᵀ of a symmetric J, in place; see `lu`."""
+
+import functools
+
+import taichi as ti
+
+from .loops import Loops
+from .lu import Pivots, block, entries, least, put
+
+
+@functools.cache
+def block_ldl(loops: Loops):
+    each, side, known, span = loops.each, loops.side, loops.known, loops.span
+
+    @ti.data_oriented
+    class BlockLDL(Pivots):
+        """J = L D Lᵀ with L unit lower triangular in the order of elimination and D diagonal.
+
+        With A = l δ lᵀ a pivot block, `diagonal` keeps δ⁻¹ and l, and `upper` the blocks B = l⁻¹ J of its row, so that
+        J's block (j, k) loses B_jᵀ δ⁻¹ B_k.
+        """
+
+        symmetric = True
+
+        def __init__(self, pivots: Pivots, d: int, kind=float):
+            self.d, self.dd = d, d * d
+            self.at = entries(d, symmetric=True)
+            self.pivots, self.kind, self.lanes = pivots, kind, loops.abreast()
+            self.pivot, self.y = loops.local(1, d * (d + 1) // 2, kind), loops.local(1, d, kind)
+            self.left = loops.local(1, self.dd, kind)
+            self.row = loops.local(pivots.width, self.dd, kind)
+
+        @ti.func
+        def factor(self, J: ti.template(), smallest: ti.template()):
+            """Overwrite J by its factors; `smallest` is the smallest pivot."""
+            pivot, above, left = self.pivot[0], self.row[0], self.left[0]
+            for lane in side(self.lanes):
+                smallest[lane] = ti.cast(ti.math.inf, float)
+            for s in each(self.pivots.steps):
+                i = known(self.pivots.order[s])
+                for lane in side(self.lanes):
+                    y = ti.Matrix.zero(self.kind, self.d, self.d)
+                    for k in ti.static(range(self.d)):
+                        for n in ti.static(range(k, self.d)):
+                            y[k, n] = J.diagonal[i, self.at[k][n], lane]
+                    for k in ti.static(range(self.d)):
+                        least(smallest, y[k, k], lane)
+                        y[k, k] = ti.cast(1.0, self.kind) / y[k, k]
+                        for n in ti.static(range(k + 1, self.d)):
+                            y[n, k] = y[k, n] * y[k, k]
+                            for o in ti.static(range(n, self.d)):
+                                y[n, o] = y[n, o] - y[n, k] * y[k, o]
+                    for k in ti.static(range(self.d)):
+                        for n in ti.static(range(k, self.d)):
+                            pivot[0, self.at[k][n], lane] = y[n, k]
+                            J.diagonal[i, self.at[k][n], lane] = y[n, k]
+                for e in each(span(self.pivots.starts[s], self.pivots.starts[s + 1])):
+                    edge = known(self.pivots.edges[e])
+                    at = known(self.pivots.place[e])
+                    for lane in side(self.lanes):
+                        y = block(J.upper, edge, lane, self.d)
+                        for k in ti.static(range(self.d)):
+                            for n in ti.static(range(k + 1, self.d)):
+                                for o in ti.static(range(self.d)):
+                                    y[n, o] = y[n, o] - pivot[0, self.at[k][n], lane] * y[k, o]
+                        put(y, above, at, lane, self.d)
+                        put(y, J.upper, edge, lane, self.d)
+                for e in each(span(self.pivots.starts[s], self.pivots.starts[s + 1])):
+                    j = known(self.pivots.others[e])
+                    here = known(self.pivots.place[e])
+                    for lane in side(self.lanes):
+                        y = block(above, here, lane, self.d)
+                        z = ti.Matrix.zero(self.kind, self.d, self.d)
+                        for k in ti.static(range(self.d)):
+                            for n in ti.static(range(self.d)):
+                                z[k, n] = pivot[0, self.at[k][k], lane] * y[k, n]
+                        put(z, left, 0, lane, self.d)
+                        for n in ti.static(range(self.d)):
+                            for o in ti.static(range(n, self.d)):
+                                x = J.diagonal[j, self.at[n][o], lane]
+                                for k in ti.static(range(self.d)):
+                                    x = x - z[k, n] * y[k, o]
+                                J.diagonal[j, self.at[n][o], lane] = x
+                    for f in each(span(e + 1, self.pivots.starts[s + 1])):
+                        edge = known(self.pivots.fill[self.pivots.rows[e] + self.pivots.place[f]])
+                        there = known(self.pivots.place[f])
+                        for lane in side(self.lanes):
+                            y = block(J.upper, edge, lane, self.d)
+                            for n in ti.static(range(self.d)):
+                                for o in ti.static(range(self.d)):
+                                    for k in ti.static(range(self.d)):
+                                        product = left[0, k * self.d + n, lane] * above[there, k * self.d + o, lane]
+                                        y[n, o] = y[n, o] - product
+                            put(y, J.upper, edge, lane, self.d)
+
+        @ti.func
+        def solve(self, J: ti.template(), b: ti.template()):
+            """b ← J⁻¹ b with the factors in J."""
+            y = self.y[0]
+            for s in each(self.pivots.steps):
+                i = known(self.pivots.order[s])
+                for lane in side(self.lanes):
+                    for k in ti.static(range(self.d)):
+                        y[0, k, lane] = b[i, k, lane]
+                    for k in ti.static(range(self.d)):
+                        for n in ti.static(range(k + 1, self.d)):
+                            y[0, n, lane] = y[0, n, lane] - J.diagonal[i, self.at[k][n], lane] * y[0, k, lane]
+                        y[0, k, lane] = y[0, k, lane] * J.diagonal[i, self.at[k][k], lane]
+                        b[i, k, lane] = y[0, k, lane]
+                for e in each(span(self.pivots.starts[s], self.pivots.starts[s + 1])):
+                    j = known(self.pivots.others[e])
+                    edge = known(self.pivots.edges[e])
+                    for lane in side(self.lanes):
+                        for n in ti.static(range(self.d)):
+                            z = b[j, n, lane]
+                            for k in ti.static(range(self.d)):
+                                z = z - J.upper[edge, k * self.d + n, lane] * y[0, k, lane]
+                            b[j, n, lane] = z
+            for back in each(self.pivots.steps):
+                s = known(self.pivots.last - back)
+                i = known(self.pivots.order[s])
+                for lane in side(self.lanes):
+                    for k in ti.static(range(self.d)):
+                        y[0, k, lane] = ti.cast(0.0, self.kind)
+                for e in each(span(self.pivots.starts[s], self.pivots.starts[s + 1])):
+                    j = known(self.pivots.others[e])
+                    edge = known(self.pivots.edges[e])
+                    for lane in side(self.lanes):
+                        for k in ti.static(range(self.d)):
+                            for n in ti.static(range(self.d)):
+                                y[0, k, lane] = y[0, k, lane] + J.upper[edge, k * self.d + n, lane] * b[j, n, lane]
+                for lane in side(self.lanes):
+                    for k in ti.static(range(self.d)):
+                        part = J.diagonal[i, self.at[k][k], lane] * y[0, k, lane]
+                        y[0, k, lane] = b[i, k, lane] - part
+                    for low in ti.static(range(self.d)):
+                        k = ti.static(self.d - 1 - low)
+                        for n in ti.static(range(k + 1, self.d)):
+                            y[0, k, lane] = y[0, k, lane] - J.diagonal[i, self.at[k][n], lane] * y[0, n, lane]
+                        b[i, k, lane] = y[0, k, lane]
+
+        @ti.func
+        def solve_transposed(self, J: ti.template(), b: ti.template()):
+            """b ← J⁻ᵀ b, which is J⁻¹ b."""
+            self.solve(J, b)
+
+    return BlockLDL
