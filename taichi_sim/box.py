@@ -13,7 +13,7 @@ import functools
 import taichi as ti
 
 from .loops import Loops, Rows, Scratch
-from .newton import OK
+from .trajectory import OK
 
 ITERATIONS = 12
 HALVINGS = 12

@@ -13,7 +13,7 @@ import functools
 import taichi as ti
 
 from .loops import Group, Loops, Scratch
-from .newton import OK
+from .trajectory import OK
 
 
 @functools.cache

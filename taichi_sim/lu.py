@@ -1,11 +1,11 @@
 """Sparse block factors without pivoting, in place, over the pattern of an `Elimination`.
 
-J is a `Group` of d × d blocks: `diagonal` (P rows), and for each edge (i, j) of the elimination `upper`, J's block (i, j),
-and `lower`, its block (j, i). Entry (k, n) of a block is column k·d + n of its row. Where J is symmetric there is no
-`lower`, and `diagonal` has the entries n ≥ k alone, see `entries`.
+J is a `Group` of d × d blocks: `diagonal` (P rows), and for each edge (i, j) of the elimination `upper`, J's block
+(i, j), and `lower`, its block (j, i). Entry (k, n) of a block is column k·d + n of its row. Where J is symmetric there
+is no `lower`, and `diagonal` has the entries n ≥ k alone, see `entries`.
 
-Pivots, the diagonal of U or D, are stored inverted. A symmetric J is positive definite exactly when all are positive; a J
-with positive definite symmetric part has positive pivots too, so they tell when the Newton direction can be trusted.
+Pivots, the diagonal of U or D, are stored inverted. A symmetric J is positive definite exactly when all are positive; a
+J with positive definite symmetric part has positive pivots too, so they tell when the Newton direction can be trusted.
 """
 
 import functools
@@ -238,7 +238,13 @@ def put(y: ti.template(), J: ti.template(), at: ti.template(), lane: int, d: ti.
 
 @ti.func
 def add(
-    y: ti.template(), L: ti.template(), i: ti.template(), U: ti.template(), j: ti.template(), lane: int, d: ti.template()
+    y: ti.template(),
+    L: ti.template(),
+    i: ti.template(),
+    U: ti.template(),
+    j: ti.template(),
+    lane: int,
+    d: ti.template(),
 ):
     """y ← y + L_i U_j"""
     for n in ti.static(range(d)):

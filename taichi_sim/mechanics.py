@@ -19,6 +19,8 @@ from .forces import Forces
 from .ldl import block_ldl
 from .loops import Group, Loops, Scratch
 from .lu import Pivots, block_lu, entries
+from .planes import planes
+from .springs import springs
 from .system import System
 
 # c₀, c₁, c₂ of the backward differentiation formulas
@@ -43,7 +45,7 @@ def mechanics(loops: Loops):
     each, side, known = loops.each, loops.side, loops.known
 
     @ti.data_oriented
-    class Mechanics:
+    class Mechanics(springs(loops), planes(loops)):
         """The equations of motion of one `System` as Taichi functions.
 
         Coordinate k of point i is x[i, k, lane], and so for u, v and r; of handle j p[j, k, lane] and w[j, k, lane].
@@ -163,12 +165,6 @@ def mechanics(loops: Loops):
             return c0, c1, c2
 
         @ti.func
-        def constants(self, e: ti.template()):
-            """A spring's stiffness, rest length, blend, `soft` (see `energy`), damping, and whether it is a cable."""
-            cable = ti.cast(known(self.cable[e]), ti.i32)
-            return self.stiffness[e], self.length[e], self.blend[e], self.soft[e], self.damping[e], cable
-
-        @ti.func
         def assemble(self, y: ti.template(), h: float):
             """G, ∂G/∂x₁ and their kin; y: see `variables`.
 
@@ -247,180 +243,5 @@ def mechanics(loops: Loops):
             for held in each(self.held):
                 e = known(held + self.inner_count)
                 self.pull(e, y.p, y.w, known(self.second[e]), held, False, False, y, residual, part)
-
-        @ti.func
-        def touch(
-            self,
-            i: ti.template(),
-            plane: ti.template(),
-            y: ti.template(),
-            h: float,
-            residual: ti.template(),
-            part: ti.template(),
-        ):
-            """Add a plane's contact with point i."""
-            touching = 0
-            at = known(i * self.K + plane)
-            for lane in side(self.lanes):
-                place = ti.Vector.zero(float, self.d)
-                for k in ti.static(range(self.d)):
-                    place[k] = y.x[i, k, lane]
-                energy, push, K, load, slope, reach = self.forces.contact(plane, place)
-                if ti.static(residual):
-                    y.phi[lane] = y.phi[lane] + energy
-                    y.size[lane] = y.size[lane] + (energy + load * place.norm())
-                    y.scale[i, lane] = y.scale[i, lane] + (load + slope * reach)
-                for k in ti.static(range(self.d)):
-                    if ti.static(residual):
-                        y.r[i, k, lane] = y.r[i, k, lane] + push[k]
-                    for n in ti.static(range(k if self.lu.symmetric else 0, self.d)):
-                        at_kn = ti.static(self.at[k][n])
-                        y.diagonal[i, at_kn, lane] = y.diagonal[i, at_kn, lane] + ti.cast(K[k, n], y.upper.kind)
-                if ti.static(self.forces.friction[plane] > 0.0):
-                    part.load[lane], part.slope[lane], part.reach[lane] = load, slope, reach
-                    touching += ti.cast(load > 0.0, ti.i32)
-                if ti.static(self.rough and residual):
-                    touching += ti.cast(y.load[at, lane] > 0.0, ti.i32)
-                    y.load_now[at, lane] = load
-            if ti.static(self.forces.friction[plane] > 0.0):
-                if touching > 0:
-                    self.rub(i, plane, at, y, h, residual, part)
-
-        @ti.func
-        def rub(
-            self,
-            i: ti.template(),
-            plane: ti.template(),
-            at: ti.template(),
-            y: ti.template(),
-            h: float,
-            residual: ti.template(),
-            part: ti.template(),
-        ):
-            """Add a plane's friction with point i."""
-            for lane in side(self.lanes):
-                place = ti.Vector.zero(float, self.d)
-                speed = ti.Vector.zero(float, self.d)
-                for k in ti.static(range(self.d)):
-                    place[k] = y.x[i, k, lane]
-                    speed[k] = y.v[i, k, lane]
-                force, K, Z, grain, slip, now = self.forces.rub(
-                    plane, speed, h, part.load[lane], part.slope[lane], part.reach[lane]
-                )
-                if ti.static(residual):
-                    part.lost[lane] = part.lost[lane] + self.forces.dissipated(plane, slip, h, y.load[at, lane])
-                    part.lost_now[lane] = part.lost_now[lane] + now
-                    y.size[lane] = y.size[lane] + force.norm() * place.norm()
-                    y.scale[i, lane] = y.scale[i, lane] + grain
-                for k in ti.static(range(self.d)):
-                    if ti.static(residual):
-                        y.r[i, k, lane] = y.r[i, k, lane] + force[k]
-                    for n in ti.static(range(self.d)):
-                        there = ti.static(k * self.d + n)
-                        J = K[k, n] + y.rate[lane] * Z[k, n]
-                        y.diagonal[i, there, lane] = y.diagonal[i, there, lane] + ti.cast(J, y.upper.kind)
-                        y.Z[i, there, lane] = y.Z[i, there, lane] + ti.cast(Z[k, n], y.upper.kind)
-
-        @ti.func
-        def pull(
-            self,
-            # In: spring e to number j of `ends`, which move at `speeds`
-            e: ti.template(),
-            ends: ti.template(),
-            speeds: ti.template(),
-            j: ti.template(),
-            # In: its edge, and whether another spring has begun that; or its number among those that end at handles
-            edge: ti.template(),
-            inner: ti.template(),
-            again: ti.template(),
-            # Added to, but for the second end
-            y: ti.template(),
-            # In: whether to add to more than the blocks
-            residual: ti.template(),
-            # Out: what comes to the second end
-            part: ti.template(),
-        ):
-            """A spring's force and its derivatives."""
-            i = known(self.first[e])
-            stiffness, rest, blend, soft, damping, cable = self.constants(e)
-            for lane in side(self.lanes):
-                span = ti.Vector.zero(float, self.d)
-                rate = ti.Vector.zero(float, self.d)
-                reach = 0.0
-                for k in ti.static(range(self.d)):
-                    near, far = y.x[i, k, lane], ends[j, k, lane]
-                    span[k] = near - far
-                    reach += ti.abs(near) + ti.abs(far)
-                    if ti.static(self.damped):
-                        rate[k] = y.v[i, k, lane] - speeds[j, k, lane]
-                energy, force, K, Z, strength, stiff = self.forces.spring(
-                    stiffness, rest, blend, soft, damping, cable, span, rate
-                )
-                if ti.static(residual):
-                    y.phi[lane] = y.phi[lane] + energy
-                    y.size[lane] = y.size[lane] + (energy + strength * reach)
-                    grain = strength + stiff * reach
-                    y.scale[i, lane] = y.scale[i, lane] + grain
-                    if ti.static(inner):
-                        part.grain[lane] = grain
-                for k in ti.static(range(self.d)):
-                    if ti.static(residual):
-                        y.r[i, k, lane] = y.r[i, k, lane] + force[k]
-                        if ti.static(inner):
-                            part.force[0, k, lane] = force[k]
-                    for n in ti.static(range(self.d)):
-                        there = ti.static(k * self.d + n)
-                        whole = K[k, n]
-                        if ti.static(self.damped):
-                            whole += y.rate[lane] * Z[k, n]
-                        J, drag = ti.cast(whole, y.upper.kind), ti.cast(Z[k, n], y.upper.kind)
-                        if ti.static(self.damped):
-                            y.Z[i, there, lane] = y.Z[i, there, lane] + drag
-                        if ti.static(n >= k or not self.lu.symmetric):
-                            y.diagonal[i, self.at[k][n], lane] = y.diagonal[i, self.at[k][n], lane] + J
-                            if ti.static(inner):
-                                y.beside[0, self.at[k][n], lane] = J
-                        if ti.static(inner and self.damped):
-                            y.Z_beside[0, there, lane] = drag
-                        if ti.static(inner and again):
-                            y.upper[edge, there, lane] = y.upper[edge, there, lane] - J
-                            if ti.static(self.dissipative):
-                                y.lower[edge, there, lane] = y.lower[edge, there, lane] - J
-                            if ti.static(self.damped):
-                                y.Z_apart[edge, there, lane] = y.Z_apart[edge, there, lane] - drag
-                        elif ti.static(inner):
-                            y.upper[edge, there, lane] = -J
-                            if ti.static(self.dissipative):
-                                y.lower[edge, there, lane] = -J
-                            if ti.static(self.damped):
-                                y.Z_apart[edge, there, lane] = -drag
-                        else:
-                            y.C[edge, there, lane] = ti.cast(K[k, n], y.upper.kind)
-                            if ti.static(self.damped):
-                                y.F[edge, there, lane] = drag
-                if ti.static(self.damped and residual):
-                    # ½ c s (rate·n)² with the direction n and share s of `lag`, and with those of now
-                    n, share = self.forces.engaged(rest, blend, cable, span)
-                    speed, speed_before = rate.dot(n), 0.0
-                    for k in ti.static(range(self.d)):
-                        speed_before += y.lag[e, k, lane] * rate[k]
-                        y.lag_now[e, k, lane] = n[k]
-                    y.lag_now[e, self.d, lane] = share
-                    part.lost[lane] = part.lost[lane] + 0.5 * damping * y.lag[e, self.d, lane] * speed_before**2
-                    part.lost_now[lane] = part.lost_now[lane] + 0.5 * damping * share * speed**2
-
-        @ti.func
-        def pull_back(self, j: ti.template(), y: ti.template(), residual: ti.template(), part: ti.template()):
-            """What `pull` left for a spring's second end."""
-            for lane in side(self.lanes):
-                if ti.static(residual):
-                    y.scale[j, lane] = y.scale[j, lane] + part.grain[lane]
-                    for k in ti.static(range(self.d)):
-                        y.r[j, k, lane] = y.r[j, k, lane] - part.force[0, k, lane]
-                for k in ti.static(range(self.width)):
-                    y.diagonal[j, k, lane] = y.diagonal[j, k, lane] + y.beside[0, k, lane]
-                if ti.static(self.damped):
-                    for k in ti.static(range(self.dd)):
-                        y.Z[j, k, lane] = y.Z[j, k, lane] + y.Z_beside[0, k, lane]
 
     return Mechanics

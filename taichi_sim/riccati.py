@@ -21,7 +21,7 @@ import functools
 import taichi as ti
 
 from .loops import Loops, Scratch
-from .newton import OK
+from .trajectory import OK
 from .value import value_function
 
 

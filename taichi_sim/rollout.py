@@ -5,7 +5,7 @@ import functools
 import taichi as ti
 
 from .loops import Group, Loops, Scratch
-from .newton import NOT_CONVERGED, NOT_RUN, OK
+from .trajectory import NOT_CONVERGED, NOT_RUN, OK
 
 
 @functools.cache

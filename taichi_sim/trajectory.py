@@ -28,6 +28,10 @@ class Status(enum.IntEnum):
         }[self]
 
 
+# Taichi knows no enumerations.
+OK, NOT_CONVERGED, NON_FINITE, NOT_RUN = (int(s) for s in Status)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class State:
     """Where B rollouts stand. With `first` the step is BDF1 and needs no past; else it is BDF2.
