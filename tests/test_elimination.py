@@ -10,7 +10,7 @@ import torch
 from taichi_sim.elimination import Elimination
 from taichi_sim.ldl import block_ldl
 from taichi_sim.loops import ABREAST, LOOPED, UNROLLED, UNROLLED_UPDATES, Group, Scratch
-from taichi_sim.lu import block_lu
+from taichi_sim.lu import Pivots, block_lu
 from taichi_sim.runtime import compiled_quickly
 
 CHAIN = (5, [(0, 1), (1, 2), (2, 3), (3, 4)])
@@ -97,13 +97,13 @@ def test_ring_fills_in():
 
 
 @functools.cache
-def solver(factors, loops, name, d, last=False):
+def solver(factors, loops, name, d, last=False, kind=float):
     """solve(A, b) -> A⁻¹b, A⁻ᵀb, smallest pivot, for a batch of matrices (B, n, n) and vectors (B, n)."""
     points, edges = GRAPHS[name]
     elimination = Elimination.of(points, edges)
     assert not loops.unrolled or sum(len(later) ** 2 for later in elimination.later) <= UNROLLED_UPDATES  # minutes else
-    tables, scratch, dd = loops.tables(), Scratch(loops, last), d * d
-    lu = factors(loops)(elimination, d, tables)
+    tables, scratch, dd = loops.tables(), Scratch(loops, last, kind), d * d
+    lu = factors(loops)(Pivots(loops, elimination, tables), d, kind)
     tables.fill(lu)
     each, side, many, lanes = loops.each, loops.side, loops.lanes, loops.abreast()
     kept = [k * d + n for k in range(d) for n in range(k if lu.symmetric else 0, d)]  # of a diagonal block
@@ -127,16 +127,16 @@ def solver(factors, loops, name, d, last=False):
                 n = ti.min(group * many + lane, J.shape[0] - 1)
                 for i in each(rows):
                     for k in ti.static(range(len(kept))):
-                        A.diagonal[i, k, lane] = J[n, i * dd + kept[k]]
+                        A.diagonal[i, k, lane] = ti.cast(J[n, i * dd + kept[k]], kind)
                 for i in each(pairs):
                     for k in ti.static(range(dd)):
-                        A.upper[i, k, lane] = J[n, (points + i) * dd + k]
+                        A.upper[i, k, lane] = ti.cast(J[n, (points + i) * dd + k], kind)
                         if ti.static(not lu.symmetric):
-                            A.lower[i, k, lane] = J[n, (points + count + i) * dd + k]
+                            A.lower[i, k, lane] = ti.cast(J[n, (points + count + i) * dd + k], kind)
                 for i in each(rows):
                     for k in ti.static(range(d)):
-                        u[i, k, lane] = b[n, i * d + k]
-                        w[i, k, lane] = b[n, i * d + k]
+                        u[i, k, lane] = ti.cast(b[n, i * d + k], kind)
+                        w[i, k, lane] = ti.cast(b[n, i * d + k], kind)
             lu.factor(A, least)
             lu.solve(A, u)
             lu.solve_transposed(A, w)
@@ -158,7 +158,8 @@ def solver(factors, loops, name, d, last=False):
         for (i, j), n in numbered.items():
             J[:, n * dd : n * dd + dd] = A[:, i * d : i * d + d, j * d : j * d + d].reshape(B, dd)
         b = torch.as_tensor(b)
-        work = torch.full((scratch.size, B) if last else (B, max(scratch.size, 1)), torch.nan, dtype=torch.float64)
+        shape = (scratch.size, B) if last else (B, max(scratch.size, 1))
+        work = torch.full(shape, torch.nan, dtype=torch.float32 if kind == ti.f32 else torch.float64)
         x, y, pivot = torch.empty_like(b), torch.empty_like(b), torch.empty(B, dtype=torch.float64)
         with compiled_quickly():
             run(torch.as_tensor(J), b, work, x, y, pivot)
@@ -198,6 +199,18 @@ def test_factors_solve_like_numpy(simulator, factors, loops, name, d, last):
         error = np.linalg.norm(found - exact[..., 0], axis=1) / np.linalg.norm(exact[..., 0], axis=1)
         assert (error <= 1e-13 * np.linalg.cond(A)).all()
     assert (pivot > 0).all()
+
+
+@pytest.mark.parametrize("loops", (UNROLLED, LOOPED, ABREAST), ids=str)
+@pytest.mark.parametrize("factors", (block_lu, block_ldl))
+def test_factors_in_float32_are_off_by_its_round_off(simulator, factors, loops):
+    """By 1e-6 · cond at most, and by more than factors in float64 are."""
+    A, b = systems_of_equations(*GRAPHS["ring"], 3, factors is block_ldl)
+    x, y, _ = solver(factors, loops, "ring", 3, kind=ti.f32)(A, b)
+    for found, matrix in ((x, A), (y, A.transpose(0, 2, 1))):
+        exact = np.linalg.solve(matrix, b[..., None])[..., 0]
+        error = np.linalg.norm(found - exact, axis=1) / np.linalg.norm(exact, axis=1)
+        assert (error <= 1e-6 * np.linalg.cond(A)).all() and error.max() > 1e-9
 
 
 @pytest.mark.parametrize("factors", (block_lu, block_ldl))
