@@ -16,7 +16,7 @@ from learner.line_search import line_search
 from taichi_sim import Simulator
 
 ITERATIONS, B = 8, 32
-METHODS = (("riccati", EXACT), ("cg", 1e-2), ("cg", TRUNCATED), ("cg", 0.1))
+METHODS = (("riccati", EXACT), ("cg", 1e-2), ("cg", 0.03), ("cg", 0.1), ("cg", TRUNCATED))
 
 
 class Direct(Simulator):

@@ -17,8 +17,9 @@ from tasks import Task
 from .objective import cost_gradient, held_actions, hessian_product, projected_gradient
 
 # Of the model's projected gradient, relative to the one at δ = 0: where a solve is direct, and where it is iterative.
-# Rope and cloth improve as fast with 0.03 as with 1e-9, in a quarter of the time (benchmarks/directions.py).
-EXACT, TRUNCATED = 1e-9, 0.03
+# An iteration improves rope and cloth as much with 0.3 as with 1e-6, in a sixth to a twelfth of the time, and in half
+# that of 0.03 (benchmarks/directions.py).
+EXACT, TRUNCATED = 1e-9, 0.3
 ROUND_OFF = 1e-13  # of the gradient
 SHARE = 0.1  # of the model's gradient that an iterative solve leaves, see `gauss_newton`
 
@@ -51,7 +52,7 @@ def gauss_newton(
 
     It ends where the model's projected gradient is below `tolerance` times what it was: the optimality conditions of
     the bounded problem. Where a solve is direct, that is done by `Simulator.gauss_newton_boxed`, to 1e-9; where it is
-    iterative, by the same projected Newton steps here, to 0.03, which makes this a truncated Newton step (Nocedal &
+    iterative, by the same projected Newton steps here, to 0.3, which makes this a truncated Newton step (Nocedal &
     Wright 2006, section 7.1).
     """
     simulator = task.simulator

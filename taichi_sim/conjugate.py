@@ -41,7 +41,9 @@ def conjugate_gradients(loops: Loops):
             self.row = at
             self.rows = Group(**{name: Rows(n, at, scratch.last, w, loops.lanes) for name, (n, w) in places.items()})
             names = ("energy", "square", "goal", "alpha", "before")
-            self.variables = Group(handle=loops.local(1, max(m, 1)), **{name: loops.scalar() for name in names})
+            scalars = {name: loops.scalar() for name in names}
+            scalars |= {name: loops.scalar(ti.i32) for name in ("of_q", "of_r")}  # which weights a rollout has
+            self.variables = Group(handle=loops.local(1, max(m, 1)), **scalars)
             self.steps = loops.scalar(ti.i32)
 
         def store(self, N: int) -> int:
@@ -110,14 +112,14 @@ def conjugate_gradients(loops: Loops):
                 self.step.advance(y)
                 for i in each(self.mech.all_points):
                     for lane in side(self.lanes):
-                        b = y.rollout[lane] % q.shape[0]
+                        b = z.of_q[lane]
                         for k in ti.static(range(d)):
                             row.x[i, k, lane] = q[b, t, m + i * d + k] * y.dx[i, k, lane]
                             row.v[i, k, lane] = q[b, t, m + D + i * d + k] * y.dv[i, k, lane]
                 for lane in side(self.lanes):
                     for k in ti.static(range(m)):
                         z.handle[0, k, lane] = z.handle[0, k, lane] + h * row.direction[0, k, lane]
-                        row.pi[0, k, lane] = q[y.rollout[lane] % q.shape[0], t, k] * z.handle[0, k, lane]
+                        row.pi[0, k, lane] = q[z.of_q[lane], t, k] * z.handle[0, k, lane]
             # The weighted tangents are the cotangents of the rows
             self.step.clear(y)
             for lane in side(self.lanes):
@@ -141,7 +143,7 @@ def conjugate_gradients(loops: Loops):
                     b = y.rollout[lane]
                     for k in ti.static(range(m)):
                         z.handle[0, k, lane] = z.handle[0, k, lane] + row.pi[0, k, lane]
-                        own = (r[b % r.shape[0], t, k] + damping[b]) * row.direction[0, k, lane]
+                        own = (r[z.of_r[lane], t, k] + damping[b]) * row.direction[0, k, lane]
                         row.bent[0, k, lane] = own + h * z.handle[0, k, lane]
                     for n, col, e in ti.static(self.mech.drives):
                         part = e * (h * y.dp[n // d, n % d, lane] + y.dw[n // d, n % d, lane])
@@ -182,6 +184,7 @@ def conjugate_gradients(loops: Loops):
                 self.step.begin(y, group, status)
                 for lane in side(self.lanes):
                     z.energy[lane], z.square[lane], steps[lane] = 0.0, 0.0, 0  # energy: in the preconditioner's metric
+                    z.of_q[lane], z.of_r[lane] = y.rollout[lane] % q.shape[0], y.rollout[lane] % r.shape[0]
                 for t in range(N):
                     row = self.rows[store, group, t]
                     for lane in side(self.lanes):
@@ -190,7 +193,7 @@ def conjugate_gradients(loops: Loops):
                             left = 0.0
                             if free[b, t, k] != 0 and y.healthy[lane] == 1:
                                 left = -g[b, t, k]
-                            down = left / (r[b % r.shape[0], t, k] + damping[b])
+                            down = left / (r[z.of_r[lane], t, k] + damping[b])
                             row.residual[0, k, lane], row.direction[0, k, lane] = left, down
                             z.energy[lane] = z.energy[lane] + left * down
                             z.square[lane] = z.square[lane] + left * left
@@ -239,7 +242,7 @@ def conjugate_gradients(loops: Loops):
                                     row.residual[0, k, lane] = left
                                     z.square[lane] = z.square[lane] + left * left
                                     z.energy[lane] = z.energy[lane] + left * left / (
-                                        r[b % r.shape[0], t, k] + damping[b]
+                                        r[z.of_r[lane], t, k] + damping[b]
                                     )
                     for t in range(N):
                         row = self.rows[store, group, t]
@@ -247,7 +250,7 @@ def conjugate_gradients(loops: Loops):
                             if z.before[lane] > 0.0:
                                 b = y.rollout[lane]
                                 for k in ti.static(range(m)):
-                                    down = row.residual[0, k, lane] / (r[b % r.shape[0], t, k] + damping[b])
+                                    down = row.residual[0, k, lane] / (r[z.of_r[lane], t, k] + damping[b])
                                     past = z.energy[lane] / z.before[lane] * row.direction[0, k, lane]
                                     row.direction[0, k, lane] = down + past
                     active = 0

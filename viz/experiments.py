@@ -37,6 +37,7 @@ def panels(logs: list[Log], name: str, title: str, stem: Path) -> list[Path]:
             axes.fill_between(seconds, sign * value, sign * value + spread / 2, alpha=0.12, linewidth=0, **style)
             axes.plot(seconds, sign * value, linestyle=STYLES[n % len(STYLES)], label=learner, **style)
         axes.set(title=task, xscale="log", yscale="log")
+        axes.xaxis.set_minor_formatter("")
         axes.grid(alpha=0.3)
     for axes in grid[len(tasks) :]:
         axes.remove()

@@ -61,6 +61,8 @@ def learning_curves(logs: list[Log], stem: Path) -> list[Path]:
 
     Of several seeds the mean, half their standard deviation shaded; of one, half that over its start states, upwards.
     """
+    from matplotlib.ticker import EngFormatter
+
     tasks = sorted({log.task for log in logs})
     figure = new_figure(10.0, 0.4 + 2.8 * len(tasks))
     grid = figure.subplots(len(tasks), 3, squeeze=False, sharey="row")
@@ -83,6 +85,7 @@ def learning_curves(logs: list[Log], stem: Path) -> list[Path]:
             axes.set(yscale="log", xlabel=name)
             axes.grid(alpha=0.3)
         row[0].set(ylabel="cost −V", title=task)
+        row[1].xaxis.set_major_formatter(EngFormatter(sep=""))
         row[2].legend(fontsize="small")
     return save(figure, stem)
 
