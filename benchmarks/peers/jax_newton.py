@@ -17,7 +17,7 @@ from jax import lax
 from jax.tree import map as each
 
 from taichi_sim.mechanics import BDF1, BDF2
-from taichi_sim.newton import SUFFICIENT
+from taichi_sim.globalisation import SUFFICIENT
 
 LIMIT = 60  # evaluations of the residual
 EPS = float(jnp.finfo(jnp.float64).eps)
