@@ -16,8 +16,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.tree import map as each
 
-from taichi_sim.mechanics import BDF1, BDF2
 from taichi_sim.globalisation import SUFFICIENT
+from taichi_sim.mechanics import BDF1, BDF2
 
 LIMIT = 60  # evaluations of the residual
 EPS = float(jnp.finfo(jnp.float64).eps)
