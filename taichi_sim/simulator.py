@@ -25,7 +25,7 @@ from .sensitivity import sensitivity
 from .system import System
 from .trajectory import State, Trajectory
 
-MOST_BLOCKS = 600  # of a Jacobian whose kernels have several lanes
+MOST_BLOCKS = 1000  # of a Jacobian whose kernels have several lanes
 LARGEST_RICCATI = 40  # numbers in its state up to which `gauss_newton` is the recursion, see benchmarks/directions.py
 
 
