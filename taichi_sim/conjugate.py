@@ -241,9 +241,7 @@ def conjugate_gradients(loops: Loops):
                                         left = left - z.alpha[lane] * row.bent[0, k, lane]
                                     row.residual[0, k, lane] = left
                                     z.square[lane] = z.square[lane] + left * left
-                                    z.energy[lane] = z.energy[lane] + left * left / (
-                                        r[z.of_r[lane], t, k] + damping[b]
-                                    )
+                                    z.energy[lane] = z.energy[lane] + left * left / (r[z.of_r[lane], t, k] + damping[b])
                     for t in range(N):
                         row = self.rows[store, group, t]
                         for lane in side(self.lanes):

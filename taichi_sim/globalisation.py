@@ -57,7 +57,7 @@ def globalisation(loops: Loops):
             y.finite[lane] = ti.select(running == 1, ti.cast(good, ti.i32), y.finite[lane])
             y.take[lane], y.seek[lane], y.stuck[lane] = taken, seeks, running - arrived - seeks
             y.failed[lane] = 0
-            y.running[lane] = running - arrived
+            y.running[lane], y.arrive[lane] = running - arrived, arrived
             status[lane] = ti.select(arrived == 1, OK, status[lane])
             y.merit0[lane] = ti.select(seeks == 1, y.phi_now[lane], y.merit0[lane])
             if ti.static(self.mech.dissipative):

@@ -39,6 +39,7 @@ def newton(loops: Loops):
         def __init__(self, mechanics, scratch: Scratch, quick: Scratch, eps: float):
             self.mech = mechanics
             self.lu = mechanics.quick_lu
+            self.inexact = quick.kind is not float  # directions that leave more than round-off of the error
             self.eps = eps
             self.lanes = loops.abreast()
             rows = {name: scratch.slot(mechanics.P, mechanics.d) for name in ("solution", "settled", "du")}
@@ -46,7 +47,7 @@ def newton(loops: Loops):
             numbers = "alpha slope steepness merit0 worst0 square0 shift goal reached advance"
             found = "worst square grains bulk stiffest pivot"
             scalars = {name: loops.scalar() for name in (*numbers.split(), *found.split())}
-            flags = "running evaluations fresh strict begun finite failed take seek stuck go settle back reset"
+            flags = "running evaluations fresh strict begun finite failed take arrive seek stuck go settle back reset"
             scalars |= {name: loops.scalar(ti.i32) for name in flags.split()}
             self.variables = mechanics.variables(scratch, quick) | Group(**rows, **scalars)
 
@@ -92,7 +93,7 @@ def newton(loops: Loops):
                 seeking, stuck, troubled = 0, 0, 0
                 for lane in side(self.lanes):
                     self.judge(y, lane, status)
-                    seeking += y.seek[lane]
+                    seeking += y.seek[lane] + (y.arrive[lane] if ti.static(self.inexact) else 0)
                     stuck += y.stuck[lane]
                 for i in each(self.mech.all_points):
                     for lane in side(self.lanes):
@@ -115,6 +116,8 @@ def newton(loops: Loops):
                             for k in ti.static(range(self.mech.d)):
                                 whole = y.solution[i, k, lane] + y.du[i, k, lane]
                                 y.u[i, k, lane] = ti.select(y.go[lane] == 1, whole, y.u[i, k, lane])
+                    if ti.static(self.inexact):
+                        self.polish(y)
                 active = 0
                 for lane in side(self.lanes):
                     spent = ti.cast(y.evaluations[lane] >= EVALUATIONS, ti.i32)
@@ -122,6 +125,16 @@ def newton(loops: Loops):
                     active += y.running[lane]
                 if troubled > 0:
                     active = self.recover(y, status, solves)
+
+        @ti.func
+        def polish(self, y: ti.template()):
+            """One more direction for lanes that have arrived, which brings them from the tolerance to round-off."""
+            for i in each(self.mech.all_points):
+                for lane in side(self.lanes):
+                    for k in ti.static(range(self.mech.d)):
+                        better = y.solution[i, k, lane] + ti.cast(y.step[i, k, lane], float)
+                        taken = (y.arrive[lane] == 1) & (y.pivot[lane] > 0.0)
+                        y.solution[i, k, lane] = ti.select(taken, better, y.solution[i, k, lane])
 
         @ti.func
         def evaluate(
