@@ -1,4 +1,4 @@
-"""The order of a sparse block LU factorisation, found once per system in NumPy-free Python."""
+"""The order of a sparse block factorisation, found once per system in NumPy-free Python."""
 
 from __future__ import annotations
 

@@ -35,8 +35,8 @@ def condition(system: System, h: float) -> float:
     stiff = np.zeros(system.points + system.handles)
     for end in ends:
         np.add.at(stiff, end, 2.0 * (system.stiffness + BDF2[0] / h * system.damping))
-    planes = (1.0 + system.friction) * system.contact_stiffness + BDF2[0] * system.tangential_stiffness
-    largest = BDF2[0] ** 2 * inertia + stiff[: system.points] + planes.sum()
+    contact = (1.0 + system.friction) * system.contact_stiffness + BDF2[0] * system.tangential_stiffness
+    largest = BDF2[0] ** 2 * inertia + stiff[: system.points] + contact.sum()
     return float(largest.max() / inertia.min())
 
 
@@ -55,7 +55,7 @@ def mechanics(loops: Loops):
         """
 
         def __init__(self, system: System, quick=float):
-            """quick: kind of the numbers that factors for Newton's directions are made of."""
+            """quick: kind of the numbers in the factors for Newton's directions."""
             self.loops = loops
             tables = loops.tables()
             self.P, self.d, self.H, self.m = system.points, system.dim, system.handles, system.actions
@@ -135,8 +135,8 @@ def mechanics(loops: Loops):
             Out: residual r, its round-off's scale, blocks, potentials phi and phi_now and their round-off `size`,
             and dissipation's measures now.
             """
-            d, springs = self.d, self.inner_count + self.couplings
-            dampers, rough = (springs if self.damped else 0), (self.P * self.K if self.rough else 0)
+            d, rough = self.d, self.P * self.K if self.rough else 0
+            dampers = self.inner_count + self.couplings if self.damped else 0
             rows = {name: scratch.slot(self.P, d) for name in ("u", "x", "v", "r")}
             rows |= {name: scratch.slot(self.H, d) for name in ("p", "w")}
             rows |= {name: scratch.slot(dampers, d + 1) for name in ("lag", "lag_now")}
