@@ -13,6 +13,7 @@ from learner.objective import cost_gradient
 from learner.pods import PRESETS, Config
 from learner.policy import Policy
 from learner.rollouts import closed_loop
+from taichi_sim import runtime
 from tasks import Task
 
 SEED = (9,)  # of the start states; no training and no test uses it
@@ -20,7 +21,8 @@ LARGEST_JACOBIAN = 2**30  # bytes
 LARGEST_STATE = 100  # numbers in the Riccati recursion's state; beyond, one direction takes half a minute
 # What each is a multiple of; always measured
 FORWARD = "forward"
-NAMES = (FORWARD, "closed loop", "vjp", "jvp", "jacobian", "riccati", "cg", "direction", "line search", "imitation")
+JACOBIANS = ("jacobian", "jacobian bound")
+NAMES = (FORWARD, "closed loop", "vjp", "jvp", *JACOBIANS, "riccati", "cg", "direction", "line search", "imitation")
 
 
 class Operations:
@@ -48,7 +50,7 @@ class Operations:
 
     def counted(self, name: str) -> int:
         """Rollouts that an operation works on."""
-        return min(self.rollouts, self._jacobians) if name == "jacobian" else self.rollouts
+        return min(self.rollouts, self._jacobians) if name in JACOBIANS else self.rollouts
 
     @property
     def _jacobians(self) -> int:
@@ -71,6 +73,11 @@ class Operations:
     def _jacobian(self):
         few = self.rows[: self._jacobians]
         return lambda: self.task.simulator.jacobian(few)
+
+    def _jacobian_bound(self):
+        """Of its bandwidth: numbers of its size, written into fresh memory."""
+        shape = self.task.simulator.jacobian(self.rows[: self._jacobians]).shape
+        return lambda: runtime.zeros(*shape).fill_(0.0)
 
     def _model(self):
         """Arguments of a Gauss–Newton step."""

@@ -49,6 +49,13 @@ def linear_step(loops: Loops):
                 y.healthy[lane] = ti.cast(status[b, status.shape[1] - 1] == OK, ti.i32)
 
         @ti.func
+        def alone(self, y: ti.template(), b: int, status: ti.template()):
+            """All lanes are rollout b."""
+            for lane in side(self.lanes):
+                y.rollout[lane], y.inside[lane] = b, 1
+                y.healthy[lane] = ti.cast(status[b, status.shape[1] - 1] == OK, ti.i32)
+
+        @ti.func
         def difference(self, y: ti.template(), t: int, h: float, first: ti.template()):
             """The difference formula of step t."""
             for lane in side(self.lanes):

@@ -173,46 +173,63 @@ def sensitivity(loops: Loops):
             status: ti.types.ndarray(ndim=2),
             # Scratch
             work: ti.types.ndarray(ndim=2),
-            # In: zeros, out: ds/da with rows [actuated p, x, v] of row t+1
-            S: ti.types.ndarray(ndim=5),
+            # In: zeros, out: ds/da with rows [actuated p, x, v] of row t+1, flat; an element has the columns of as many
+            # actions as lanes
+            S: ti.types.ndarray(dtype=ti.types.vector(loops.lanes, float), ndim=1),
         ):
-            d, m = ti.static(self.mech.d, self.mech.m)
+            d, m, D, many = ti.static(self.mech.d, self.mech.m, self.mech.D, self.many)
+            N = a.shape[1]
+            groups = (N * m + many - 1) // many
+            stride = (m + 2 * D) * groups
             ti.loop_config(block_dim=32)
-            for group in range((x.shape[0] + self.many - 1) // self.many):
-                y = self.step.variables[work, group]
-                self.step.begin(y, group, status)
-                for t in range(a.shape[1]):
-                    self.step.difference(y, t, h, first)
-                    self.step.factor(y, t, h, a, x, v, p)
-                    for column in range((t + 1) * m):
-                        cause, axis = column // m, column % m
-                        self.step.clear(y)
+            for b in range(x.shape[0]):
+                y = self.step.variables[work, b]
+                self.step.alone(y, b, status)
+                for t in range(N):
+                    done = 0
+                    if y.healthy[0] == 1:
+                        self.step.difference(y, t, h, first)
+                        self.step.factor(y, t, h, a, x, v, p)
+                        done = ((t + 1) * m + many - 1) // many
+                    for group in range(done):
+                        here = (b * N + t) * stride + group
+                        if t < 2:
+                            self.step.clear(y)
                         for i in each(self.mech.all_points):
+                            for k in ti.static(range(d)):
+                                at = here + (m + i * d + k) * groups - stride
+                                if t > 0:
+                                    x0, v0 = S[at], S[at + D * groups]
+                                    for lane in ti.static(range(many)):
+                                        y.x0[i, k, lane], y.v0[i, k, lane] = x0[lane], v0[lane]
+                                if t > 1:
+                                    x1, v1 = S[at - stride], S[at - stride + D * groups]
+                                    for lane in ti.static(range(many)):
+                                        y.x1[i, k, lane], y.v1[i, k, lane] = x1[lane], v1[lane]
+                        for j in each(self.mech.all_handles):
                             for lane in side(self.lanes):
-                                b = y.rollout[lane]
                                 for k in ti.static(range(d)):
-                                    at = m + i * d + k
-                                    if t > cause:
-                                        y.x0[i, k, lane] = S[b, t - 1, at, cause, axis]
-                                        y.v0[i, k, lane] = S[b, t - 1, at + self.mech.D, cause, axis]
-                                    if t > cause + 1:
-                                        y.x1[i, k, lane] = S[b, t - 2, at, cause, axis]
-                                        y.v1[i, k, lane] = S[b, t - 2, at + self.mech.D, cause, axis]
+                                    y.dp[j, k, lane], y.dw[j, k, lane] = 0.0, 0.0
                         for row, col, e in ti.static(self.mech.drives):
                             for lane in side(self.lanes):
-                                if col == axis:
-                                    y.dp[row // d, row % d, lane] = h * e
-                                    if t == cause:
-                                        y.dw[row // d, row % d, lane] = e
+                                column = group * many + lane
+                                moves = ti.raw_mod(column, m) == col and column < (t + 1) * m
+                                part = ti.select(moves, e, 0.0)
+                                now = ti.select(column >= t * m, part, 0.0)
+                                y.dp[row // d, row % d, lane] = y.dp[row // d, row % d, lane] + h * part
+                                y.dw[row // d, row % d, lane] = y.dw[row // d, row % d, lane] + now
+                        for axis in ti.static(range(m)):
+                            moved = ti.Vector.zero(float, many)
+                            for row, col, e in ti.static(self.mech.drives):
+                                if ti.static(col == axis):
+                                    for lane in ti.static(range(many)):
+                                        moved[lane] = moved[lane] + e * y.dp[row // d, row % d, lane]
+                            S[here + axis * groups] = moved
                         self.step.forward(y, y, h)
-                        for lane in side(self.lanes):
-                            if y.inside[lane] == 1 and y.healthy[lane] == 1:
-                                b = y.rollout[lane]
-                                S[b, t, axis, cause, axis] = h
-                                for i in each(self.mech.all_points):
-                                    for k in ti.static(range(d)):
-                                        at = m + i * d + k
-                                        S[b, t, at, cause, axis] = y.dx[i, k, lane]
-                                        S[b, t, at + self.mech.D, cause, axis] = y.dv[i, k, lane]
+                        for i in each(self.mech.all_points):
+                            for k in ti.static(range(d)):
+                                at = here + (m + i * d + k) * groups
+                                S[at] = ti.Vector([y.dx[i, k, lane] for lane in range(many)])
+                                S[at + D * groups] = ti.Vector([y.dv[i, k, lane] for lane in range(many)])
 
     return Sensitivity

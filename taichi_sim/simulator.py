@@ -187,11 +187,13 @@ class Simulator:
     def jacobian(self, trajectory: Trajectory) -> torch.Tensor:
         """ds/da (B, N, n_s, N, m), block lower triangular; rows [actuated p, x, v] of row t+1 (paper, A.4)."""
         B, N, m = trajectory.a.shape
-        _expect_countable(B, N * self.system.state_size * N * m)
-        S = torch.zeros(B, N, self.system.state_size, N, m, dtype=self.dtype, device=self.device)
+        many = self._sensitivity.many
+        groups = -(-N * m // many)
+        _expect_countable(B, N * self.system.state_size * groups * many)
+        S = runtime.zeros(B, N, self.system.state_size, groups, many)
         with runtime.compiled_quickly():
-            self._sensitivity.jacobian(*self._rows(trajectory, self._scratch), S)
-        return S
+            self._sensitivity.jacobian(*self._rows(trajectory, self._scratch), S.flatten(0, 3))
+        return S.flatten(3)[..., : N * m].unflatten(-1, (N, m))
 
     def gauss_newton(self, trajectory: Trajectory, g, q, r, damping=None, free=None, tolerance=1e-10):
         """argmin ½ δaᵀĤδa + gᵀδa with Ĥ = SᵀQS + R + damping·I (paper, Eq. 13), by the faster of two methods.

@@ -1,5 +1,8 @@
 """Small systems for the tests and random states of them."""
 
+import dataclasses
+
+import numpy as np
 import torch
 
 from taichi_sim import Builder, State, runtime
@@ -48,6 +51,12 @@ def damped_pendulum():
     b = Builder("damped pendulum", dim=2)
     b.spring(b.handle((0.0, 0.0), axes="x"), b.point((0.0, -0.5), mass=0.05), stiffness=20.0, damping=0.2)
     return b.build()
+
+
+def shared_axes():
+    """The spring pendulum whose handle three actions move: x, y and both at once."""
+    axes = np.array([[1.0, 0.0, 0.5], [0.0, 2.0, -0.5]])
+    return dataclasses.replace(spring_pendulum(), name="shared axes", axes=axes)
 
 
 def pendulum():
@@ -114,6 +123,7 @@ SYSTEMS = {
         net,
         spring_pendulum,
         damped_pendulum,
+        shared_axes,
         pendulum,
         double,
         rope,

@@ -113,7 +113,7 @@ def test_adjoint_and_forward_sweep_are_transposes(simulator, name, first):
     assert mismatch.max() <= 1e-12
 
 
-@pytest.mark.parametrize("name", (*HANDLED, "damped_pendulum"))
+@pytest.mark.parametrize("name", (*HANDLED, "damped_pendulum", "shared_axes"))
 def test_jacobian_times_actions_equals_forward_sweep(simulator, name):
     sim = simulator(name)
     trajectory = sim.rollout(systems.start(sim, B), systems.actions(sim, B, N))
