@@ -201,7 +201,7 @@ def _declared(n: int, kind, zero: bool) -> Expr:
     zeros out one by one, which LLVM would take minutes to digest.
     """
     here = core.DebugInfo(impl.get_runtime().get_current_src_info())
-    zeros = make_matrix([0] * n, impl.get_runtime().default_fp if kind is float else kind)
+    zeros = make_matrix([Expr(0)] * n, impl.get_runtime().default_fp if kind is float else kind)
     builder = _builder()
     if zero:
         return Expr(builder.expr_var(zeros.ptr, here))

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import io
 import math
 import mmap
 import os
 import platform
 import tempfile
+import textwrap
 import warnings
 from pathlib import Path
 
 import numpy as np
 import taichi as ti
 import torch
+from taichi.lang.ast import ast_transformer_utils
 
 from .errors import InputError, expect
 
@@ -54,6 +57,7 @@ def init(device: str = "auto", precision: str = "float64", threads: int | None =
             debug=debug,
             **options,
         )
+    ast_transformer_utils.TextWrapper = _Wrapper
     atexit.register(ti.reset)  # writes the cache; left to the interpreter's end, torch's graphs can keep it from that
 
 
@@ -72,6 +76,22 @@ def _cache() -> Path:
         said = f"{cache} cannot be written ({error.strerror}): every process compiles its kernels again"
         warnings.warn(said, RuntimeWarning, stacklevel=3)
         return Path(tempfile.mkdtemp(prefix="ticache-"))
+
+
+@functools.cache
+def _wrapped(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, width)
+
+
+class _Wrapper(textwrap.TextWrapper):
+    """Wraps a line once.
+
+    Taichi does it at every node of a kernel, for messages of errors that never come: a fifth of the seconds to a first
+    gradient.
+    """
+
+    def wrap(self, text: str) -> list[str]:
+        return _wrapped(text, self.width)
 
 
 @contextlib.contextmanager
