@@ -260,6 +260,15 @@ class Simulator:
             self._cg.solve(*self._rows(trajectory, self._scratch_of_one), store, *settings, da, image, iterations)
         return GaussNewtonStep(da, iterations=iterations, image=image)
 
+    def bytes_per_gradient(self, N: int) -> int:
+        """The memory of N steps' rows and cotangents, of the gradient by start and actions, and of kernels' scratch."""
+        s, bits = self.system, torch.finfo(self.dtype).bits
+        row, start = (2 * s.points + s.handles) * s.dim, (4 * s.points + s.handles) * s.dim
+        numbers = 2 * (N + 1) * row + N * s.actions + start + self._scratch.size
+        single = 32 if self._quick.kind == ti.f32 else bits
+        counts = 2 * 32 * N  # status and iterations
+        return (bits * numbers + single * self._quick.size + counts) // 8
+
     def bytes_per_rollout(self, N: int) -> int:
         """The memory that a rollout of N steps takes through a Gauss–Newton step, for choosing a batch that fits."""
         s = self.system

@@ -9,7 +9,7 @@ import sys
 import pytest
 from processes import PODS
 
-from benchmarks import growth, operations, report, timing
+from benchmarks import growth, memory, operations, report, timing
 from benchmarks.epochs import epochs
 from benchmarks.startup import PROGRAM
 from taichi_sim.errors import InputError
@@ -112,3 +112,10 @@ def test_a_first_gradient_leaves_its_kernels_for_the_next_process(tmp_path, leve
     command = [sys.executable, "-c", PROGRAM, "pendulum2d-stop", "cpu", "float64"]
     subprocess.run(command, env=environment, cwd=ROOT, check=True, capture_output=True)
     assert len(list(tmp_path.rglob("*.tic"))) >= 2  # rollout and adjoint
+
+
+@pytest.mark.parametrize("task", ("pendulum2d-stop", "cloth-lay"))
+def test_the_memory_of_a_gradient_is_as_predicted(task):
+    """By how much a real process grows."""
+    taken, predicted = memory.measured(task, 1000)
+    assert predicted == pytest.approx(taken, rel=0.1)
