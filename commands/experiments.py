@@ -21,8 +21,8 @@ class Variant:
 def pods(k: int) -> Variant:
     """PODS with k rollouts an epoch and settings that suit so many."""
     steps, memory = (120, 8) if k < 500 else (240, 2) if k < 4000 else (480, 1)
-    settings = (("k", k), ("steps", steps), ("batch", 512), ("memory", memory), ("rate", 3e-3))
-    return Variant(f"pods-{k}", "pods", settings)
+    settings = {"k": k, "improvements": 3, "steps": steps, "batch": 512, "memory": memory, "rate": 3e-3}
+    return Variant(f"pods-{k}", "pods", tuple(settings.items()))
 
 
 ORDINARY = tuple(Variant(name, name) for name in ("pods", "pods1", "bptt", "shac", "gps", "ppo", "sac"))
@@ -72,6 +72,8 @@ _TRIED = {
         {"batch": 512, "steps": 120, "memory": 8},
         {"k": 512, "batch": 1024, "steps": 200, "memory": 1},
         {"batch": 1024, "steps": 120, "rate": 3e-3},
+        {"batch": 512, "steps": 120, "memory": 8, "improvements": 1},
+        {"batch": 512, "steps": 120, "memory": 8, "improvements": 10},
     ),
     "bptt": (
         {"k": 256, "steps": 4, "clip": 1.0},

@@ -12,6 +12,7 @@ from tasks import Task
 from .directions import SUFFICIENT, Direction
 
 HALVINGS = 12
+ROWS = ("x", "v", "p", "a", "status", "iterations")  # what an improvement changes of a trajectory
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,8 +45,7 @@ def line_search(task: Task, trajectory: Trajectory, direction: Direction) -> Imp
 
     Only rollouts still without an α are simulated again; a failed rollout has V = −inf and is never taken.
     """
-    rows = ("x", "v", "p", "a", "status", "iterations")
-    best = dataclasses.replace(trajectory, **{name: getattr(trajectory, name).clone() for name in rows})
+    best = dataclasses.replace(trajectory, **{name: getattr(trajectory, name).clone() for name in ROWS})
     before = task.returns(trajectory)
     value, alpha = before.clone(), torch.zeros_like(before)
     open_ = torch.nonzero(trajectory.ok & (direction.slope < 0)).flatten()
@@ -58,7 +58,7 @@ def line_search(task: Task, trajectory: Trajectory, direction: Direction) -> Imp
         trial_value = task.returns(trial)
         good = trial_value > before[open_] - SUFFICIENT * size * direction.slope[open_]
         took = open_[good]
-        for name in rows:
+        for name in ROWS:
             getattr(best, name)[took] = getattr(trial, name)[good]
         value[took], alpha[took] = trial_value[good], size
         open_ = open_[~good]

@@ -12,7 +12,8 @@ from tasks import Task
 from . import seeds, settings
 from .directions import gauss_newton, steepest_descent
 from .imitation import Samples, imitate, remember, remembered, schedule
-from .line_search import Improvement, line_search
+from .improvement import improve
+from .line_search import Improvement
 from .memory import plan
 from .policy import Policy
 from .rollouts import closed_loop
@@ -27,6 +28,7 @@ DIRECTIONS = {"pods": gauss_newton, "pods1": steepest_descent}
 class Config(settings.Config):
     """Settings of PODS; the defaults are the paper's where it gives them."""
 
+    improvements: int = setting(1, "directions and line searches of a rollout in an epoch, at most", 1)
     steps: int = setting(50, "gradient steps on the imitation loss an epoch", 1)
     batch: int = setting(0, "samples a gradient step sees, 0 for all", 0)
     memory: int = setting(1, "epochs whose improved rollouts are imitated, the newest included", 1)
@@ -36,7 +38,7 @@ class Config(settings.Config):
 
 PRESETS = {
     "paper": {},
-    "cpu": {"epochs": 60, "k": 128, "steps": 60, "batch": 4096, "memory": 4},
+    "cpu": {"epochs": 60, "k": 128, "improvements": 3, "steps": 60, "batch": 4096, "memory": 4},
 }
 
 
@@ -66,10 +68,7 @@ def train(
         for rows in torch.nonzero(played.ok).flatten().split(memory_plan.chunk):
             before = task.simulator.rollout(start[rows], played.a[rows])
             training.lap("rollout")
-            direction = find_direction(task, before)
-            training.lap("direction")
-            parts.append(line_search(task, before, direction))
-            training.lap("line_search")
+            parts.append(improve(task, before, find_direction, config.improvements, training.lap))
         better = Improvement.joined(parts)
         memory = [*memory, Samples.of(task, better.trajectory)][-config.memory :]
         rates = schedule(config, epoch)

@@ -10,14 +10,14 @@ import torch
 
 import tasks
 from learner import directions
-from learner.line_search import line_search
+from learner.improvement import WORTH, improve
+from learner.line_search import ROWS, line_search
 from learner.objective import cost_gradient, held_actions, hessian_product, projected_gradient
 from learner.policy import Policy
 from learner.rollouts import closed_loop
 from taichi_sim import Trajectory
 
 B, N = 8, 40
-ROWS = ("x", "v", "p", "a", "status", "iterations")
 FIND = {"first order": directions.steepest_descent, "second order": directions.gauss_newton}
 both_orders = pytest.mark.parametrize("find", FIND.values(), ids=FIND)
 
@@ -249,3 +249,35 @@ def test_one_gauss_newton_step_solves_a_linear_quadratic_task(simulator):
     better = line_search(made, rows, directions.gauss_newton(made, rows))
     assert (better.alpha == 1).all() and first.min() > 0.01
     assert (cost_gradient(made, better.trajectory).flatten(1).norm(dim=1) <= 1e-9 * first).all()
+
+
+# Several improvements
+
+
+@both_orders
+def test_improving_again_is_the_same_as_improving_what_was_improved(task, find):
+    """By hand: a rollout stops after the first gain below its share; others do not notice, bit for bit."""
+    made = task("pendulum2d-origin", N)
+    rows, laps = rollouts(made), []
+    found = improve(made, rows, find, 4, laps.append)
+    stopped = 0
+    for b in range(B):
+        here = first = line_search(made, rows[b : b + 1], find(made, rows[b : b + 1]))
+        for _ in range(3):
+            if here.gain.item() <= WORTH * here.value.abs().item():
+                stopped += 1
+                break
+            here = line_search(made, here.trajectory, find(made, here.trajectory))
+        assert equal(found.trajectory[b : b + 1], here.trajectory)
+        assert found.value[b] == here.value and found.value_before[b] == first.value_before
+        assert found.alpha[b] == first.alpha
+    assert stopped < B and laps == ["direction", "line_search"] * 4
+    assert torch.equal(made.returns(made.simulator.rollout(rows.start, found.trajectory.a)), found.value)
+
+
+def test_a_failed_rollout_is_not_improved_again(task):
+    made = task("pendulum2d-stop", N)
+    bad = poisoned(made, rollouts(made), 3)
+    found = improve(made, bad, directions.gauss_newton, 3)
+    assert not found.trajectory.ok[3] and found.value[3] == -torch.inf and found.gain[3] == 0
+    assert equal(found.trajectory[3:4], bad[3:4]) and (found.gain[[0, 1, 2, 4, 5, 6, 7]] > 0).all()
