@@ -27,30 +27,30 @@ from .value import value_function
 
 @ti.func
 def cholesky(A: ti.template(), n: ti.template()):
-    """A ← its Cholesky factor, in the lower triangle."""
+    """A ← its Cholesky factor, in the lower triangle, with the reciprocals of its diagonal."""
     for i in ti.static(range(n)):
         for j in ti.static(range(i + 1)):
             y = A[i, j]
             for k in ti.static(range(j)):
                 y -= A[i, k] * A[j, k]
             if ti.static(i == j):
-                A[i, j] = ti.sqrt(y)
+                A[i, j] = 1.0 / ti.sqrt(y)
             else:
-                A[i, j] = y / A[j, j]
+                A[i, j] = y * A[j, j]
 
 
 @ti.func
 def cholesky_solve(L: ti.template(), y, n: ti.template()):
-    """(L Lᵀ)⁻¹ y."""
+    """(L Lᵀ)⁻¹ y, L as `cholesky` left it."""
     for i in ti.static(range(n)):
         for k in ti.static(range(i)):
             y[i] -= L[i, k] * y[k]
-        y[i] /= L[i, i]
+        y[i] *= L[i, i]
     for low in ti.static(range(n)):
         i = ti.static(n - 1 - low)
         for k in ti.static(range(i + 1, n)):
             y[i] -= L[k, i] * y[k]
-        y[i] /= L[i, i]
+        y[i] *= L[i, i]
     return y
 
 
@@ -75,7 +75,7 @@ def riccati(loops: Loops):
             self.xp = store.slot(D * m)  # x₁ beside π
             self.product, self.product_q = store.slot(D * D), store.slot(Dq)
             self.product_p, self.product_a = store.slot(D * m), store.slot(Da)
-            self.mixed = store.slot(self.n * m)  # M_sa
+            self.mixed, self.gain = store.slot(self.n * m), store.slot(self.n * m)  # M_as, K
             self.map_z, self.map_q = store.slot(D * D), store.slot(Dq)
             self.map_p, self.map_a = store.slot(D * m), store.slot(Da)
             self.changes = store.slot(self.n)
@@ -107,7 +107,7 @@ def riccati(loops: Loops):
             V, X, H = ti.static(2 * D, 3 * D, 4 * D)
             P, lin, row = self.P[store, b], self.linear[store, b], self.row[store, b]
             xx, xq, xv, xx0 = self.xx[store, b], self.xq[store, b], self.xv[store, b], self.xx0[store, b]
-            xp, mixed = self.xp[store, b], self.mixed[store, b]
+            xp, mixed, K = self.xp[store, b], self.mixed[store, b], self.gain[store, b]
             product, product_q = self.product[store, b], self.product_q[store, b]
             product_p, product_a = self.product_p[store, b], self.product_a[store, b]
             map_z, map_q = self.map_z[store, b], self.map_q[store, b]
@@ -155,32 +155,33 @@ def riccati(loops: Loops):
                 for i in ti.static(range(m)):
                     da[b, t, i] = k[i]
                 for i in range(n):
-                    K = ti.Vector.zero(float, max(m, 1))
                     y = lin[i]
+                    column = ti.Vector.zero(float, max(m, 1))
                     for c in ti.static(range(m)):
-                        y += mixed[i * m + c] * k[c]
-                        if free[b, t, c] != 0:
-                            K[c] = -mixed[i * m + c]
+                        y += mixed[c * n + i] * k[c]
+                        column[c] = -mixed[c * n + i] * ti.cast(free[b, t, c], float)
                     lin[i] = y
-                    K = cholesky_solve(factor, K, m)
+                    column = cholesky_solve(factor, column, m)
+                    for c in ti.static(range(m)):
+                        K[c * n + i] = column[c]
+                for i in range(n):
+                    column = ti.Vector.zero(float, max(m, 1))
+                    for c in ti.static(range(m)):
+                        column[c] = K[c * n + i]
                     for j in range(i, n):
                         z = P[i * n + j]
                         for c in ti.static(range(m)):
-                            z += K[c] * mixed[j * m + c]
+                            z += column[c] * mixed[c * n + j]
                         P[i * n + j] = z
-                    for c in ti.static(range(m)):  # by x, x₋₁, v, v₋₁, π
-                        if i < D:
-                            gains[b, t, c, 2 * D + i] = c1 * K[c]
-                            gains[b, t, c, 3 * D + i] = c2 * K[c]
-                        elif i < V:
-                            gains[b, t, c, i - D] = c1 * K[c]
-                            gains[b, t, c, i] = c2 * K[c]
-                        elif i < X:
-                            gains[b, t, c, i] = gains[b, t, c, i] + K[c]
-                        elif i < H:
-                            gains[b, t, c, i - X] = gains[b, t, c, i - X] + K[c]
-                        else:
-                            gains[b, t, c, i] = K[c]
+                for c in ti.static(range(m)):  # by x, x₋₁, v, v₋₁, π
+                    for i in range(D):
+                        y, z = K[c * n + D + i], K[c * n + i]
+                        gains[b, t, c, i] = c1 * y + K[c * n + X + i]
+                        gains[b, t, c, D + i] = c2 * y
+                        gains[b, t, c, V + i] = c1 * z + K[c * n + V + i]
+                        gains[b, t, c, X + i] = c2 * z
+                    for i in range(H, n):
+                        gains[b, t, c, i] = K[c * n + i]
             # δa = k + K δs along the linearised rows
             changes = self.changes[store, b]
             for i in range(n):

@@ -131,7 +131,7 @@ def value_function(loops: Loops):
             product_a: ti.template(),
             # In: what `part` left, out: M_ss
             P: ti.template(),
-            # Out: M_sa
+            # Out: M_as
             mixed: ti.template(),
         ):
             """x₁ = T_q q + T_z z + T_π π + T_a a, put into what `part` left. Returns M_aa, without R.
@@ -195,10 +195,10 @@ def value_function(loops: Loops):
                     act_q += self.thin(xq, D, i, map_a)
                     act_v, act_x = self.thin(xv, D, i, map_a), self.thin(xx0, D, i, map_a)
                     for c in ti.static(range(m)):
-                        mixed[i * m + c] = act_z[c]
-                        mixed[(Q + i) * m + c] = h * P[(Q + i) * n + H + c] + act_q[c]
-                        mixed[(V + i) * m + c] = h * P[(V + i) * n + H + c] + act_v[c]
-                        mixed[(X + i) * m + c] = h * P[(X + i) * n + H + c] + act_x[c]
+                        mixed[c * n + i] = act_z[c]
+                        mixed[c * n + Q + i] = h * P[(Q + i) * n + H + c] + act_q[c]
+                        mixed[c * n + V + i] = h * P[(V + i) * n + H + c] + act_v[c]
+                        mixed[c * n + X + i] = h * P[(X + i) * n + H + c] + act_x[c]
                 by_z = self.thin(map_z, D, i, product_p)
                 by_q = self.thin(xq, D, i, map_p)
                 if ti.static(self.mech.dissipative):
@@ -213,7 +213,7 @@ def value_function(loops: Loops):
                     P[(X + i) * n + H + c] = P[(X + i) * n + H + c] + by_x[c]
                     if ti.static(not self.mech.damped):
                         for block in ti.static(range(4)):
-                            mixed[(block * D + i) * m + c] = h * P[(block * D + i) * n + H + c]
+                            mixed[c * n + block * D + i] = h * P[(block * D + i) * n + H + c]
             if ti.static(not self.mech.dissipative):
                 for i in range(D):
                     for j in range(i, D):
@@ -225,7 +225,7 @@ def value_function(loops: Loops):
                 for c in ti.static(range(m)):
                     y = P[ti.static((H + min(i, c)) * n + H + max(i, c))]
                     corner[i, c] = h * h * y
-                    mixed[(H + i) * m + c] = h * y
+                    mixed[c * n + H + i] = h * y
             for i in ti.static(range(m)):
                 by_p, lean = self.thin(map_p, m, i, product_p), self.thin(xp, m, i, map_p)
                 for c in ti.static(range(i, m)):
@@ -236,13 +236,13 @@ def value_function(loops: Loops):
                     lean_a = self.thin(xp, m, i, map_a)
                     for c in ti.static(range(m)):
                         corner[i, c] += by_a[c] + h * lean_a[c]
-                        mixed[(H + i) * m + c] = mixed[(H + i) * m + c] + by_pa[c] + lean_a[c]
+                        mixed[c * n + H + i] = mixed[c * n + H + i] + by_pa[c] + lean_a[c]
             if ti.static(not self.mech.damped):
                 for i in ti.static(range(m)):
                     for c in ti.static(range(m)):
                         y = P[ti.static((H + min(i, c)) * n + H + max(i, c))]
                         corner[i, c] = h * h * y
-                        mixed[(H + i) * m + c] = h * y
+                        mixed[c * n + H + i] = h * y
             return corner
 
     return ValueFunction
