@@ -8,7 +8,7 @@ import systems
 import torch
 from systems import HANDLED
 
-from taichi_sim import State
+from taichi_sim import State, runtime
 from taichi_sim.verification import taylor_rate
 
 NAMES = (*HANDLED, "damped_pendulum", "free_pair")
@@ -124,6 +124,14 @@ def test_jacobian_times_actions_equals_forward_sweep(simulator, name):
     rows = torch.cat([dp @ axes, dx, dv], 2)  # Eᵀ δp: the actuated coordinates
     error = torch.einsum("btsum,bum->bts", S, da) - rows
     assert error.abs().max() <= 1e-13 * torch.einsum("btsum,bum->bts", S.abs(), da.abs()).max()
+
+
+def test_a_jacobian_in_large_pages_has_the_same_bits(simulator):
+    sim = simulator("double")
+    trajectory = sim.rollout(systems.start(sim, 16), systems.actions(sim, 16, 120))
+    S = sim.jacobian(trajectory)
+    assert S.untyped_storage().nbytes() > runtime.HUGE > sim.jacobian(trajectory[:2]).untyped_storage().nbytes()
+    assert torch.equal(S[:2], sim.jacobian(trajectory[:2])) and torch.equal(S[14:], sim.jacobian(trajectory[14:]))
 
 
 @pytest.mark.parametrize("name", ("oscillator", "double", "graph"))
