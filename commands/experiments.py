@@ -21,7 +21,8 @@ class Variant:
 def pods(k: int) -> Variant:
     """PODS with k rollouts an epoch and settings that suit so many."""
     steps, memory = (120, 8) if k < 500 else (240, 2) if k < 4000 else (480, 1)
-    settings = {"k": k, "improvements": 3, "steps": steps, "batch": 512, "memory": memory, "rate": 3e-3}
+    improvements = 1 if k < 500 else 3
+    settings = {"k": k, "improvements": improvements, "steps": steps, "batch": 512, "memory": memory, "rate": 3e-3}
     return Variant(f"pods-{k}", "pods", tuple(settings.items()))
 
 
