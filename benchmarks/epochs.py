@@ -15,19 +15,10 @@ from learner.directions import gauss_newton
 from learner.pods import PRESETS, Config, train
 from learner.policy import Policy
 from learner.run import Run
+from taichi_sim.launch import Launch
 from tasks import Task
 
 from .timing import Timing, synchronize
-
-KERNELS = (
-    ("_rollout", "run"),
-    ("_sensitivity", "vjp"),
-    ("_sensitivity", "jvp"),
-    ("_linearisation", "run"),
-    ("_riccati", "solve"),
-    ("_boxed", "solve"),
-    ("_cg", "solve"),
-)
 
 
 def epochs(task: Task, k: int, runs: int, preset: str) -> dict[str, Timing]:
@@ -52,16 +43,13 @@ def epochs(task: Task, k: int, runs: int, preset: str) -> dict[str, Timing]:
 def _clock(task: Task) -> Iterator[dict[str, float]]:
     """Counts the seconds inside the simulator's kernels and the policy's forward passes outside imitation."""
     clock, device = {"seconds": 0.0}, task.simulator.device
-    kept, hooks = [], []
+    launch, hooks = Launch.__call__, []
 
-    def timed(kernel):
-        def run(*arguments):
-            begun = time.perf_counter()
-            kernel(*arguments)
-            synchronize(device)
-            clock["seconds"] += time.perf_counter() - begun
-
-        return run
+    def timed(self, **numbers):
+        begun = time.perf_counter()
+        launch(self, **numbers)
+        synchronize(device)
+        clock["seconds"] += time.perf_counter() - begun
 
     def before(module, _):
         if isinstance(module, Policy):
@@ -73,15 +61,11 @@ def _clock(task: Task) -> Iterator[dict[str, float]]:
             clock["seconds"] += time.perf_counter() - clock["begun"]
 
     try:
-        for owner, name in KERNELS:
-            holder = getattr(task.simulator, owner)
-            kept.append((holder, name))
-            setattr(holder, name, timed(getattr(holder, name)))
+        Launch.__call__ = timed
         hooks.append(nn.modules.module.register_module_forward_pre_hook(before))
         hooks.append(nn.modules.module.register_module_forward_hook(after))
         yield clock
     finally:
-        for holder, name in kept:
-            delattr(holder, name)
+        Launch.__call__ = launch
         for hook in hooks:
             hook.remove()

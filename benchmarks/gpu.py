@@ -1,4 +1,4 @@
-"""python -m benchmarks.gpu: what a CUDA machine is asked for. Kernels against a CPU, memory shared, launches, speed.
+"""python -m benchmarks.gpu: what a CUDA machine is asked for. Kernels against a CPU, memory shared, speed, learning.
 
 Every section prints a table as soon as it is done; `--sections` chooses, `--output` keeps the lines as Markdown.
 """
@@ -6,6 +6,7 @@ Every section prints a table as soon as it is done; `--sections` chooses, `--out
 from __future__ import annotations
 
 import argparse
+import itertools
 import subprocess
 import sys
 import tempfile
@@ -15,8 +16,12 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+import learner.imitation
 import taichi_sim
 import tasks
+from learner import graphs
+from learner.imitation import Samples, imitate
+from learner.policy import Policy
 from taichi_sim import State, Trajectory
 
 from .epochs import epochs
@@ -50,24 +55,25 @@ def derivatives(task, rows: Trajectory) -> dict[str, torch.Tensor]:
     return found
 
 
-def write_reference(folder: Path):
+def write_reference(folder: Path, names):
     """What a CPU makes of the same start states and actions."""
     taichi_sim.init("cpu")
-    for name in SYSTEMS:
+    for name in names:
         task = tasks.make(name)
         rows = task.simulator.rollout(task.start(SEED, COMPARED), actions(task, COMPARED))
         tensors = {field: getattr(rows, field) for field in ("x", "v", "p", "a", "status", "iterations")}
         save_file({k: t.contiguous() for k, t in (tensors | derivatives(task, rows)).items()}, folder / name)
 
 
-def agreement(say):
+def agreement(say, names):
     """Steps from each row of the CPU, and every derivative at its rows."""
     say("| task | step, worst [m, m/s] | status equal | derivatives, relative to the rollout's largest |")
     say("|---|---|---|---|")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        subprocess.run([sys.executable, "-m", "benchmarks.gpu", "--reference", name], check=True)
-        for name in SYSTEMS:
+        command = [sys.executable, "-m", "benchmarks.gpu", "--reference", name, "--tasks", ",".join(names)]
+        subprocess.run(command, check=True)
+        for name in names:
             task, told = tasks.make(name), load_file(folder / name)
             told = {key: tensor.to(task.simulator.device) for key, tensor in told.items()}
             x, v, p, a, status = (told[key] for key in ("x", "v", "p", "a", "status"))
@@ -87,9 +93,9 @@ def agreement(say):
             say(f"| {name} | {worst:.1e} | {same} | {each} |")
 
 
-def memory(say):
+def memory(say, names):
     """One memory for both libraries, and nothing allocated or awaited on the way."""
-    task = tasks.make("rope3d-stop")
+    task = tasks.make(names[-1])
     simulator, B = task.simulator, 4096
     start, drawn = task.start(SEED, B), actions(task, B)
     rows = simulator.begin(start, task.N)
@@ -126,11 +132,11 @@ def memory(say):
     say(f"rows and gradients repeat bit for bit, in a batch of 100 too: {equal}")
 
 
-def speed(say, sizes=(4096, 65536)):
+def speed(say, names, sizes=(4096, 65536)):
     """Steps of one rollout a second, in millions: B rollouts of the task's horizon in one launch."""
     say("| task | rollouts | solves a step | forward | adjoint | Gauss-Newton step, part of the rollouts |")
     say("|---|---|---|---|---|---|")
-    for name in SYSTEMS:
+    for name in names:
         task = tasks.make(name)
         for B in sizes if name != "cloth-lay" else (sizes[0],):
             start, drawn = task.start(SEED, B), actions(task, B)
@@ -155,27 +161,47 @@ def speed(say, sizes=(4096, 65536)):
             del rows, ones, g, part, few, calls
 
 
-def learning(say, k=4000, fewer=500):
+def imitation(say, names, k=4000, steps=480, batch=512):
+    """Gradient steps as PODS with k = 4000 takes them in table 1, each launched and recorded as a graph."""
+    task = tasks.make(names[0])
+    rows = task.simulator.rollout(task.start(SEED, k), actions(task, k))
+    samples, found = Samples.of(task, rows), {}
+    for name, wrap in (("launched", lambda step, device: step), ("recorded", graphs.replayed)):
+        policy = Policy(task, 0)
+        optimiser = graphs.adam(policy.parameters(), 3e-3)
+        learner.imitation.replayed = wrap
+        begun = time.perf_counter()
+        loss = imitate(policy, optimiser, samples, steps, batch, itertools.repeat(3e-3), 0, 0)
+        seconds = time.perf_counter() - begun
+        say(f"{steps} steps of {batch} samples, {name}: {1e3 * seconds:.0f} ms, mean loss {loss:.6g}")
+        found[name] = [parameter.detach().clone() for parameter in policy.parameters()]
+    equal = all(bool((a == b).all()) for a, b in zip(*found.values(), strict=True))
+    say(f"the same weights afterwards, bit for bit: {equal}")
+
+
+def learning(say, names, k=4000, fewer=500):
     """A PODS epoch of the paper's size: k rollouts (of the cloth fewer), 50 imitation steps on all samples."""
     say("| task | rollouts | epoch [s] | of it neither kernels nor network [s] |")
     say("|---|---|---|---|")
-    for name in SYSTEMS:
+    for name in names:
         count = fewer if name == "cloth-lay" else k
         timed = epochs(tasks.make(name), count, 3, "paper")
         say(f"| {name} | {count} | {timed['epoch'].median:.2f} | {timed['epoch rest'].median:.2f} |")
 
 
-SECTIONS = {"agreement": agreement, "memory": memory, "speed": speed, "learning": learning}
+SECTIONS = {each.__name__: each for each in (agreement, memory, speed, imitation, learning)}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sections", default=",".join(SECTIONS))
+    parser.add_argument("--tasks", default=",".join(SYSTEMS))
     parser.add_argument("--output", type=Path)
     parser.add_argument("--reference", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    names = options.tasks.split(",")
     if options.reference:
-        write_reference(options.reference)
+        write_reference(options.reference, names)
         return
     lines = []
 
@@ -190,7 +216,7 @@ def main():
     for name in options.sections.split(","):
         say(f"\n## {name}\n\n{SECTIONS[name].__doc__}\n")
         begun = time.perf_counter()
-        SECTIONS[name](say)
+        SECTIONS[name](say, names)
         say(f"\n({time.perf_counter() - begun:.0f} s)")
 
 

@@ -28,6 +28,7 @@ from tasks import Task
 
 from . import seeds, settings
 from .files import number
+from .graphs import adam
 from .imitation import Samples, imitate, remember, remembered, schedule
 from .linear_gaussian import Controllers, Model, Outcome, constrained_controllers
 from .linearisation import cost_curvature, cost_gradients, dynamics, policy_gain, state_vector
@@ -87,7 +88,7 @@ def train(task: Task, config: Config, run: Run, on_epoch: Callable[[dict], None]
     """
     training = Training(task, config, run, on_epoch)
     policy = Policy(task, config.seed)
-    optimiser = torch.optim.Adam(policy.parameters(), lr=config.rate)
+    optimiser = adam(policy.parameters(), config.rate)
     unpack("policy", training.tensors, policy, optimiser)
     n, m = task.observation_size, task.system.actions
     memory = remembered(Targets, training, observations=(n,), actions=(m,), weights=(m, m))

@@ -12,6 +12,7 @@ from tasks import Task
 from .directions import SUFFICIENT, Direction
 
 HALVINGS = 12
+ABREAST = {"cpu": 1, "cuda": HALVINGS}  # of them, the most that are tried at once
 ROWS = ("x", "v", "p", "a", "status", "iterations")  # what an improvement changes of a trajectory
 
 
@@ -41,25 +42,29 @@ class Improvement:
 
 
 def line_search(task: Task, trajectory: Trajectory, direction: Direction) -> Improvement:
-    """Try α = 1, ½, ¼, … until V rises by a share of what the slope predicts (Armijo).
+    """The first of α = 1, ½, ¼, … with which V rises by a share of what the slope predicts (Armijo).
 
-    Only rollouts still without an α are simulated again; a failed rollout has V = −inf and is never taken.
+    Only rollouts still without an α are simulated again, on a GPU with as many α at once as leave it no more rollouts
+    than there are: there a few take as long as all. A failed rollout has V = −inf and is never taken.
     """
     best = dataclasses.replace(trajectory, **{name: getattr(trajectory, name).clone() for name in ROWS})
     before = task.returns(trajectory)
     value, alpha = before.clone(), torch.zeros_like(before)
     open_ = torch.nonzero(trajectory.ok & (direction.slope < 0)).flatten()
-    for halvings in range(HALVINGS):
-        if not len(open_):
-            break
-        size = 0.5**halvings
-        actions = (trajectory.a[open_] + size * direction.step[open_]).clamp(-task.limit, task.limit)
-        trial = task.simulator.rollout(trajectory.start[open_], actions)
+    sizes = 0.5 ** torch.arange(HALVINGS, dtype=alpha.dtype, device=alpha.device)
+    while len(open_) and len(sizes):
+        many = min(len(trajectory) // len(open_), ABREAST[alpha.device.type])
+        tried, sizes = sizes[:many], sizes[many:]
+        rows, size = open_.repeat(len(tried)), tried.repeat_interleave(len(open_))
+        actions = (trajectory.a[rows] + size[:, None, None] * direction.step[rows]).clamp(-task.limit, task.limit)
+        trial = task.simulator.rollout(trajectory.start[rows], actions)
         trial_value = task.returns(trial)
-        good = trial_value > before[open_] - SUFFICIENT * size * direction.slope[open_]
-        took = open_[good]
+        good = trial_value > before[rows] - SUFFICIENT * size * direction.slope[rows]
+        good = good.view(len(tried), len(open_))
+        found, first = good.any(0), good.int().argmax(0)
+        took, its = open_[found], (first * len(open_) + torch.arange(len(open_), device=first.device))[found]
         for name in ROWS:
-            getattr(best, name)[took] = getattr(trial, name)[good]
-        value[took], alpha[took] = trial_value[good], size
-        open_ = open_[~good]
+            getattr(best, name)[took] = getattr(trial, name)[its]
+        value[took], alpha[took] = trial_value[its], size[its]
+        open_ = open_[~found]
     return Improvement(best, value, before, alpha)

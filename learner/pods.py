@@ -11,6 +11,7 @@ from tasks import Task
 
 from . import seeds, settings
 from .directions import gauss_newton, steepest_descent
+from .graphs import adam
 from .imitation import Samples, imitate, remember, remembered, schedule
 from .improvement import improve
 from .line_search import Improvement
@@ -52,7 +53,7 @@ def train(
     """
     training = Training(task, config, run, on_epoch)
     policy = Policy(task, config.seed)
-    optimiser = torch.optim.Adam(policy.parameters(), lr=config.rate)
+    optimiser = adam(policy.parameters(), config.rate)
     unpack("policy", training.tensors, policy, optimiser)
     sizes = {"observations": (task.observation_size,), "actions": (task.system.actions,)}
     memory = remembered(Samples, training, **sizes)

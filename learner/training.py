@@ -129,7 +129,8 @@ def unpack(name: str, tensors: dict[str, torch.Tensor], module: nn.Module, optim
             expect(tensor is not None, f"adam/{name}/{key}/{moment}", "a tensor in the checkpoint", "none")
             like = torch.zeros(()) if moment == "step" else parameter
             check_tensor(f"adam/{name}/{key}/{moment}", tensor, like)
-        optimiser.state[parameter] = {k: t if k == "step" else t.to(parameter.device) for k, t in moments.items()}
+        near = {k for k in moments if k != "step" or optimiser.defaults["capturable"]}
+        optimiser.state[parameter] = {k: t.to(parameter.device) if k in near else t for k, t in moments.items()}
 
 
 def cosine(config, epoch: float) -> float:

@@ -38,10 +38,14 @@ LANES = 8  # rollouts of a CPU's thread: two registers of AVX2 in float64, one o
 @dataclasses.dataclass(frozen=True)
 class Loops:
     """What `each`, `side`, `known` and `span` mean. Taichi looks at the names in a loop's header, so that `each` and
-    `side` have to be ti.static or ti.ndrange themselves."""
+    `side` have to be ti.static or ti.ndrange themselves.
+
+    own: whether vectors are a thread's own variables, not windows of a scratch tensor
+    """
 
     name: str
     unrolled: bool
+    own: bool
     lanes: int
     each: Callable
     side: Callable
@@ -65,11 +69,11 @@ class Loops:
 
     def scalar(self, kind=float) -> "Local":
         """One number of each lane, x[lane], a local variable."""
-        return Local(0, 1, self.lanes, kind)
+        return Local(0, 1, self, kind)
 
     def local(self, n: int = 1, width: int = 1, kind=float) -> "Local":
         """n rows of `width` numbers of each lane that are always local variables."""
-        return Local(max(n, 1), width, self.lanes, kind)
+        return Local(max(n, 1), width, self, kind)
 
 
 @ti.func
@@ -77,9 +81,10 @@ def _pair(low, high):
     return low, high
 
 
-UNROLLED = Loops("unrolled", True, 1, ti.static, ti.static, ti.static, range)
-LOOPED = Loops("looped", False, 1, ti.ndrange, ti.static, ti.i32, _pair)
-ABREAST = Loops("abreast", False, LANES, ti.ndrange, ti.ndrange, ti.i32, _pair)
+UNROLLED = Loops("unrolled", True, True, 1, ti.static, ti.static, ti.static, range)
+LOOPED = Loops("looped", False, False, 1, ti.ndrange, ti.static, ti.i32, _pair)
+ALONE = Loops("alone", False, True, 1, ti.ndrange, ti.static, ti.i32, _pair)
+ABREAST = Loops("abreast", False, True, LANES, ti.ndrange, ti.ndrange, ti.i32, _pair)
 
 
 class Tables:
@@ -179,17 +184,18 @@ def _place(where) -> tuple:
 class Local:
     """Declares a `Vector`, or a `Scalar` for no rows.
 
-    It is zero to begin with where a thread has one lane, undefined where it has more.
+    It is zero to begin with where loops are unrolled, and undefined where all of a large system's are declared.
     """
 
-    def __init__(self, n: int, width: int, lanes: int, kind):
-        self.n, self.width, self.lanes, self.kind = n, width, lanes, kind
+    def __init__(self, n: int, width: int, loops: Loops, kind):
+        self.n, self.width, self.lanes, self.kind = n, width, loops.lanes, kind
+        self.zero = loops.unrolled or not loops.own
 
     def __getitem__(self, where):
         if self.n == 0:
-            return Scalar(_declared(self.lanes, self.kind, self.lanes == 1))
+            return Scalar(_declared(self.lanes, self.kind, self.zero))
         if self.lanes == 1:
-            return Vector([_declared(self.n * self.width, self.kind, True)], self.width, 1, self.kind)
+            return Vector([_declared(self.n * self.width, self.kind, self.zero)], self.width, 1, self.kind)
         columns = [_declared(self.n * self.lanes, self.kind, False) for _ in range(self.width)]
         return Vector(columns, self.width, self.lanes, self.kind)
 
@@ -245,7 +251,7 @@ class Slot:
     def __init__(self, n: int, width: int, at: int, loops: Loops, scratch: "Scratch"):
         self.width, self.at, self.last = width, at, scratch.last
         self.kind, self.second = scratch.kind, scratch.second
-        self.local = loops.local(n, width, self.kind) if loops.unrolled or loops.lanes > 1 else None
+        self.local = loops.local(n, width, self.kind) if loops.own else None
 
     def __getitem__(self, where):
         if self.local is not None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
+import weakref
 
 import taichi as ti
 import torch
@@ -14,9 +14,10 @@ from .box import boxed_step
 from .conjugate import conjugate_gradients
 from .elimination import Elimination
 from .errors import InputError, expect
+from .launch import Kernel, Launch
 from .linear import linear_step
 from .linearisation import linearisation
-from .loops import ABREAST, LOOPED, UNROLLED, UNROLLED_UPDATES, Loops, Scratch
+from .loops import ABREAST, ALONE, LOOPED, UNROLLED, UNROLLED_UPDATES, Loops, Scratch
 from .mechanics import mechanics
 from .newton import direction_kind, newton
 from .riccati import riccati
@@ -74,7 +75,7 @@ class Simulator:
         expect(isinstance(h, int | float) and math.isfinite(h) and h > 0, "h", "a time step > 0 s", h)
         self.system, self.h = system, float(h)
         self.device, self.dtype = runtime.torch_device(), runtime.dtype()
-        one = UNROLLED if _small(system) else LOOPED
+        one = UNROLLED if _small(system) else ALONE if _fits(system) else LOOPED
         if loops is None:
             loops = one if self.device.type == "cuda" or not _fits(system) else ABREAST
         elif loops.lanes == 1:
@@ -82,7 +83,7 @@ class Simulator:
         last = self.device.type == "cuda"
         self._scratch = Scratch(loops, last)
         self._scratch_of_one = self._scratch if one is loops else Scratch(one, last)
-        self._steps_apart = loops.unrolled and self._scratch.last  # whether a thread for each step of a rollout pays
+        self._steps_apart = loops.own and self._scratch.last  # whether a thread for each step of a rollout pays
         kind = float if _small(system) else direction_kind(system, self.h)
         self._quick = Scratch(loops, last, kind, second=True)
         step = self._step(loops, self._scratch)
@@ -94,6 +95,13 @@ class Simulator:
         self._riccati = riccati(one)(self._linearisation, self._scratch_of_one)
         self._boxed = boxed_step(one)(self._riccati, self._scratch_of_one)
         self._cg = conjugate_gradients(one)(step_of_one, self._scratch_of_one)
+        self._run = Kernel(self._rollout.run, quickly=loops.lanes > 1)
+        self._vjp, self._jvp = Kernel(self._sensitivity.vjp), Kernel(self._sensitivity.jvp)
+        self._jacobian = Kernel(self._sensitivity.jacobian)
+        self._linearise = Kernel(self._linearisation.run)
+        self._solve_riccati, self._solve_boxed = Kernel(self._riccati.solve), Kernel(self._boxed.solve)
+        self._solve_cg = Kernel(self._cg.solve)
+        self._launches = weakref.WeakKeyDictionary()  # of `advance`, by trajectory
         self._nothing = torch.empty(1, 1, dtype=self.dtype, device=self.device)
         self._warm = False
 
@@ -131,7 +139,7 @@ class Simulator:
             x, v, p, status, iterations = _Rollout.apply(self, start.first, *inputs)
             return Trajectory(x, v, p, actions, status, iterations, start)
         trajectory = self._begin(start.detach(), actions.detach())
-        self._advance(trajectory, 0, actions.shape[1])
+        self._prepared(trajectory)(t1=actions.shape[1])
         return trajectory
 
     def step(self, state: State, action: torch.Tensor) -> tuple[State, torch.Tensor]:
@@ -150,7 +158,10 @@ class Simulator:
 
     def advance(self, trajectory: Trajectory, t: int):
         """Fill row t+1 from row t and a[:, t], in place. A rollout whose action is not finite gets a status."""
-        self._advance(trajectory, t, t + 1)
+        launch = self._launches.get(trajectory)
+        if launch is None:
+            launch = self._launches[trajectory] = self._prepared(trajectory)
+        launch(h=self.h, t0=t, t1=t + 1)
 
     # Sensitivities
 
@@ -165,9 +176,8 @@ class Simulator:
         start = trajectory.start
         starts = [torch.empty_like(s) for s in (start.x, start.v, start.p, start.x_prev, start.v_prev)]
         ga = torch.empty_like(trajectory.a)
-        with runtime.compiled_quickly():
-            flat = [r.flatten(2) for r in rows] + [s.flatten(1) for s in starts]
-            self._sensitivity.vjp(*self._rows(trajectory, self._scratch), *flat, ga)
+        flat = [r.flatten(2) for r in rows] + [s.flatten(1) for s in starts]
+        self._vjp(*self._rows(trajectory, self._scratch), *flat, ga)
         return Gradient(*starts, ga)
 
     def jvp(self, trajectory: Trajectory, da: torch.Tensor, start: State | None = None):
@@ -180,8 +190,7 @@ class Simulator:
             dx[:, 0], dv[:, 0], dp[:, 0] = start.x, start.v, start.p
             dx_prev, dv_prev = start.x_prev, start.v_prev
         flat = (dx_prev.flatten(1), dv_prev.flatten(1), dx.flatten(2), dv.flatten(2), dp.flatten(2))
-        with runtime.compiled_quickly():
-            self._sensitivity.jvp(*self._rows(trajectory, self._scratch), da, *flat)
+        self._jvp(*self._rows(trajectory, self._scratch), da, *flat)
         return dx, dv, dp
 
     def jacobian(self, trajectory: Trajectory) -> torch.Tensor:
@@ -191,8 +200,7 @@ class Simulator:
         groups = -(-N * m // many)
         _expect_countable(B, N * self.system.state_size * groups * many)
         S = runtime.zeros(B, N, self.system.state_size, groups, many)
-        with runtime.compiled_quickly():
-            self._sensitivity.jacobian(*self._rows(trajectory, self._scratch), S.flatten(0, 3))
+        self._jacobian(*self._rows(trajectory, self._scratch), S.flatten(0, 3))
         return S.flatten(3)[..., : N * m].unflatten(-1, (N, m))
 
     def gauss_newton(self, trajectory: Trajectory, g, q, r, damping=None, free=None, tolerance=1e-10):
@@ -222,8 +230,7 @@ class Simulator:
         da = torch.zeros_like(g)
         gains = torch.zeros(B, N, m, self._riccati.n, dtype=self.dtype, device=self.device)
         curvature = torch.zeros(B, N, m, m, dtype=self.dtype, device=self.device)
-        with runtime.compiled_quickly():
-            self._riccati.solve(*self._linear(trajectory), g, q, r, damping, free, da, gains, curvature)
+        self._solve_riccati(*self._linear(trajectory), g, q, r, damping, free, da, gains, curvature)
         return GaussNewtonStep(da, gains, curvature)
 
     def gauss_newton_boxed(self, trajectory: Trajectory, limit: float, goal, g, q, r, damping=None) -> GaussNewtonStep:
@@ -241,8 +248,7 @@ class Simulator:
         rows, a = self._memory(B, N * self._boxed.row), trajectory.a.detach().contiguous()
         scratch = (rows, free, gains, slope, newton, trial, bent)
         problem = (a, float(limit), goal, g, q, r, damping)
-        with runtime.compiled_quickly():
-            self._boxed.solve(*self._linear(trajectory), *scratch, *problem, step, image, iterations)
+        self._solve_boxed(*self._linear(trajectory), *scratch, *problem, step, image, iterations)
         return GaussNewtonStep(step, image=image, iterations=iterations)
 
     def gauss_newton_cg(
@@ -256,8 +262,7 @@ class Simulator:
         iterations = torch.zeros(B, dtype=torch.int32, device=self.device)
         store = self._memory(-(-B // self._cg.many), self._cg.store(N) * self._cg.many)
         settings = (g, q, r, damping, free, float(tolerance), int(limit))
-        with runtime.compiled_quickly():
-            self._cg.solve(*self._rows(trajectory, self._scratch_of_one), store, *settings, da, image, iterations)
+        self._solve_cg(*self._rows(trajectory, self._scratch_of_one), store, *settings, da, image, iterations)
         return GaussNewtonStep(da, iterations=iterations, image=image)
 
     def bytes_per_gradient(self, N: int) -> int:
@@ -291,7 +296,7 @@ class Simulator:
         B, N, _ = trajectory.a.shape
         store, maps = self._memory(B, self._riccati.store), self._memory(B, N * self._linearisation.size)
         h, first, *_, status, _ = rows = self._rows(trajectory, self._scratch)
-        self._linearisation.run(*rows, 1 if self._steps_apart else N, maps)
+        self._linearise(*rows, 1 if self._steps_apart else N, maps)
         return h, first, status, maps, store
 
     def _memory(self, B: int, size: int, dtype: torch.dtype | None = None) -> torch.Tensor:
@@ -330,17 +335,16 @@ class Simulator:
         counts = torch.zeros(2, B, N, dtype=torch.int32, device=self.device)
         return Trajectory(rows(start.x), rows(start.v), rows(start.p), actions, counts[0], counts[1], start)
 
-    def _advance(self, trajectory: Trajectory, t0: int, t1: int):
+    def _prepared(self, trajectory: Trajectory) -> Launch:
+        """The rollout's kernel on these rows, from row 0 on. It keeps their memory and its own, not the trajectory."""
         start = trajectory.start
         rows = (trajectory.x.flatten(2), trajectory.v.flatten(2), trajectory.p.flatten(2))
         past = (start.first.contiguous().view(torch.uint8), start.x_prev.flatten(1), start.v_prev.flatten(1))
         work = self._memory(len(trajectory), self._scratch.size)
         single = torch.float32 if self._quick.kind == ti.f32 else self.dtype
         quick = self._memory(len(trajectory), self._quick.size, single)
-        with runtime.compiled_quickly() if self._scratch.loops.lanes > 1 else contextlib.nullcontext():
-            self._rollout.run(
-                self.h, t0, t1, *past, trajectory.a, *rows, work, quick, trajectory.status, trajectory.iterations
-            )
+        counts = (trajectory.status, trajectory.iterations)
+        return Launch(self._run, (self.h, 0, 0, *past, trajectory.a, *rows, work, quick, *counts))
 
     def _rows(self, trajectory: Trajectory, scratch: Scratch):
         """What every sweep takes first: h, the rows and scratch."""
@@ -403,7 +407,7 @@ def _small(system: System) -> bool:
 
 
 def _fits(system: System) -> bool:
-    """Whether a thread's stack can hold the Jacobians of its lanes, and Taichi declare them within seconds."""
+    """Whether a thread's memory can hold the Jacobians of its lanes, and Taichi declare them within seconds."""
     return _elimination(system).blocks <= MOST_BLOCKS
 
 
@@ -417,7 +421,7 @@ class _Rollout(torch.autograd.Function):
     @staticmethod
     def forward(ctx, simulator, first, x, v, p, x_prev, v_prev, actions):
         trajectory = simulator._begin(State(x, v, p, x_prev, v_prev, first).detach(), actions.detach())
-        simulator._advance(trajectory, 0, actions.shape[1])
+        simulator._prepared(trajectory)(t1=actions.shape[1])
         # Saved by torch, not on ctx: outputs held there keep themselves alive for ever.
         ctx.simulator, ctx.first = simulator, first
         ctx.save_for_backward(x_prev, v_prev, actions, trajectory.x, trajectory.v, trajectory.p, trajectory.status)
