@@ -54,23 +54,24 @@ class Launch:
     """A kernel with its arguments: `launch(name=number, …)` runs it, with other numbers than before if given."""
 
     def __init__(self, kernel: Kernel, arguments: tuple):
-        self._kernel, self._arguments = kernel, arguments  # tensors live as long as their addresses are in use
-        function, self._code = kernel.compiled(arguments)
-        self._context = function.make_launch_context()
+        self._places, self._kept = kernel.places, arguments  # tensors live as long as their addresses are in use
+        self._function, self._code = kernel.compiled(arguments)
+        self._tensors, self._numbers = [], {}
         for place, value in enumerate(arguments):
             if isinstance(value, torch.Tensor):
                 assert value.is_contiguous()
-                shape = value.shape[: value.ndim - kernel.element_dimensions(place)]
+                shape = tuple(value.shape[: value.ndim - kernel.element_dimensions(place)])
                 size = value.element_size() * value.numel()
-                self._context.set_arg_external_array_with_shape((place,), value.data_ptr(), size, tuple(shape), 0)
+                self._tensors.append(((place,), value.data_ptr(), size, shape, 0))
             else:
-                self._set(place, value)
+                self._numbers[place] = value
 
     def __call__(self, **numbers: int | float):
-        for name, value in numbers.items():
-            self._set(self._kernel.places[name], value)
-        impl.get_runtime().prog.launch_kernel(self._code, self._context)
-
-    def _set(self, place: int, value: int | float):
-        put = self._context.set_arg_float if isinstance(value, float) else self._context.set_arg_int
-        put((place,), value)
+        self._numbers.update({self._places[name]: value for name, value in numbers.items()})
+        context = self._function.make_launch_context()  # on a GPU good for one launch only
+        for tensor in self._tensors:
+            context.set_arg_external_array_with_shape(*tensor)
+        for place, value in self._numbers.items():
+            put = context.set_arg_float if isinstance(value, float) else context.set_arg_int
+            put((place,), value)
+        impl.get_runtime().prog.launch_kernel(self._code, context)
