@@ -21,7 +21,7 @@ from .objective import cost_gradient, held_actions, hessian_product, projected_g
 # that of 0.03 (benchmarks/directions.py).
 EXACT, TRUNCATED = 1e-9, 0.3
 ROUND_OFF = 1e-13  # of the gradient
-SHARE = 0.1  # of the model's gradient that an iterative solve leaves, see `gauss_newton`
+SHARE = 0.2  # of the model's gradient that an iterative solve leaves, see `gauss_newton`
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -71,7 +71,7 @@ def gauss_newton(
 
 
 def _projected_newton(task, trajectory, goal, g, q, r, damping):
-    """As `taichi_sim.box`, by conjugate gradients that leave a tenth of the model's gradient each time."""
+    """As `taichi_sim.box`, by conjugate gradients that leave a fifth of the model's gradient each time."""
     step, image = torch.zeros_like(g), torch.zeros_like(g)  # δ and (Ĥ + damping) δ
     open_ = torch.nonzero(trajectory.ok).flatten()
     for iteration in range(ITERATIONS):
