@@ -26,6 +26,7 @@ class Kernel:
 
     def __init__(self, kernel, quickly: bool = True):
         self._owner, self._primal, self.quickly = kernel._kernel_owner, kernel._primal, quickly
+        self.name = self._primal.func.__name__
         self.places = {argument.name: n - 1 for n, argument in enumerate(self._primal.arguments)}
         self._compiled = {}
 
@@ -54,7 +55,7 @@ class Launch:
     """A kernel with its arguments: `launch(name=number, …)` runs it, with other numbers than before if given."""
 
     def __init__(self, kernel: Kernel, arguments: tuple):
-        self._places, self._kept = kernel.places, arguments  # tensors live as long as their addresses are in use
+        self.kernel, self._kept = kernel, arguments  # tensors live as long as their addresses are in use
         self._function, self._code = kernel.compiled(arguments)
         self._tensors, self._numbers = [], {}
         for place, value in enumerate(arguments):
@@ -67,7 +68,7 @@ class Launch:
                 self._numbers[place] = value
 
     def __call__(self, **numbers: int | float):
-        self._numbers.update({self._places[name]: value for name, value in numbers.items()})
+        self._numbers.update({self.kernel.places[name]: value for name, value in numbers.items()})
         context = self._function.make_launch_context()  # on a GPU good for one launch only
         for tensor in self._tensors:
             context.set_arg_external_array_with_shape(*tensor)

@@ -9,7 +9,7 @@ import torch
 
 from taichi_sim.elimination import Elimination
 from taichi_sim.ldl import block_ldl
-from taichi_sim.loops import ABREAST, LOOPED, UNROLLED, UNROLLED_UPDATES, Group, Scratch
+from taichi_sim.loops import ABREAST, ALONE, LOOPED, UNROLLED, UNROLLED_UPDATES, Group, Scratch
 from taichi_sim.lu import Pivots, block_lu
 from taichi_sim.runtime import compiled_quickly
 
@@ -182,7 +182,7 @@ CASES = [*((name, 2) for name in SMALL), ("chain", 3), ("ring", 3)]
     ("loops", "name", "d", "last"),
     [
         *((UNROLLED, name, d, False) for name, d in CASES),
-        *((loops, name, d, False) for loops in (LOOPED, ABREAST) for name, d in CASES),
+        *((loops, name, d, False) for loops in (LOOPED, ALONE, ABREAST) for name, d in CASES),
         *((LOOPED, "cloth", 3, last) for last in (False, True)),
         (ABREAST, "cloth", 3, False),
     ],
@@ -201,7 +201,7 @@ def test_factors_solve_like_numpy(simulator, factors, loops, name, d, last):
     assert (pivot > 0).all()
 
 
-@pytest.mark.parametrize("loops", (UNROLLED, LOOPED, ABREAST), ids=str)
+@pytest.mark.parametrize("loops", (UNROLLED, LOOPED, ALONE, ABREAST), ids=str)
 @pytest.mark.parametrize("factors", (block_lu, block_ldl))
 def test_factors_in_float32_are_off_by_its_round_off(simulator, factors, loops):
     """By 1e-6 · cond at most, and by more than factors in float64 are."""
@@ -217,13 +217,13 @@ def test_factors_in_float32_are_off_by_its_round_off(simulator, factors, loops):
 def test_every_kind_of_loops_solves_to_the_same_bits(simulator, factors):
     for name in ("ring", "random1"):
         A, b = systems_of_equations(*GRAPHS[name], 2, factors is block_ldl)
-        first, *others = (solver(factors, loops, name, 2)(A, b) for loops in (UNROLLED, LOOPED, ABREAST))
+        first, *others = (solver(factors, loops, name, 2)(A, b) for loops in (UNROLLED, LOOPED, ALONE, ABREAST))
         for other in others:
             assert all(np.array_equal(*pair) for pair in zip(first, other, strict=True))
 
 
 @pytest.mark.parametrize("factors", (block_lu, block_ldl))
-@pytest.mark.parametrize("loops", (UNROLLED, LOOPED, ABREAST), ids=str)
+@pytest.mark.parametrize("loops", (UNROLLED, LOOPED, ALONE, ABREAST), ids=str)
 def test_a_matrix_that_is_not_positive_definite_shows_in_its_pivots(simulator, factors, loops):
     """A symmetric matrix with a negative eigenvalue has a pivot ≤ 0 (Sylvester); NaN counts as such."""
     points, edges = RING

@@ -11,7 +11,7 @@ import torch
 import tasks
 from learner import directions
 from learner.improvement import WORTH, improve
-from learner.line_search import ROWS, line_search
+from learner.line_search import ABREAST, HALVINGS, ROWS, line_search
 from learner.objective import cost_gradient, held_actions, hessian_product, projected_gradient
 from learner.policy import Policy
 from learner.rollouts import closed_loop
@@ -249,6 +249,23 @@ def test_one_gauss_newton_step_solves_a_linear_quadratic_task(simulator):
     better = line_search(made, rows, directions.gauss_newton(made, rows))
     assert (better.alpha == 1).all() and first.min() > 0.01
     assert (cost_gradient(made, better.trajectory).flatten(1).norm(dim=1) <= 1e-9 * first).all()
+
+
+def test_several_sizes_at_once_find_the_same_as_one_after_the_other(task, monkeypatch):
+    """Bit for bit, with from one to all of the sizes in a launch; of the rollouts some need three halvings."""
+    made = task("pendulum2d-stop", 150)
+    rows = made.simulator.rollout(
+        made.start(3, 16), systems.actions(made.simulator, 16, made.N, seed=4).clamp(-0.6, 0.6)
+    )
+    direction = directions.steepest_descent(made, rows)
+    one = line_search(made, rows, direction)
+    assert one.alpha.min() <= 0.25 and one.alpha.max() == 1
+    launched, rollout = [], made.simulator.rollout
+    monkeypatch.setattr(made.simulator, "rollout", lambda start, a: launched.append(len(a)) or rollout(start, a))
+    monkeypatch.setitem(ABREAST, "cpu", HALVINGS)
+    found = line_search(made, rows, direction)
+    assert equal(found.trajectory, one.trajectory) and torch.equal(found.value, one.value)
+    assert torch.equal(found.alpha, one.alpha) and len(launched) == 2 and max(launched) <= len(rows)
 
 
 # Several improvements
