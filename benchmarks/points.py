@@ -42,7 +42,7 @@ def measure(side: int) -> dict[str, float]:
         "solves": solves,
         "per solve": forward / (solves + 1),  # the last evaluation of a step solves nothing
         "adjoint": best(lambda: simulator.vjp(rows, weights)),
-        "blocks": simulator._rollout.mech.blocks,
+        "blocks": simulator._kernels.rollout.mech.blocks,
     }
 
 

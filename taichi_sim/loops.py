@@ -3,8 +3,9 @@
 On a CPU a thread advances `LANES` rollouts side by side: every innermost loop is over lanes, and LLVM turns it into
 SIMD instructions. On a GPU a thread has one rollout; the kernels of a small system are unrolled there: every loop over
 its points and springs is written out by the compiler, index tables are constants, vectors live in registers. A larger
-system gets loops over tables in memory, one rollout a thread, and vectors in local memory, which caches hold, or if that
-is too large for a thread in a scratch tensor. Each class of kernels is written once, inside a function of a `Loops`, with
+system gets loops over tables in memory, one rollout a thread, and vectors in local memory, which caches hold, or, if
+that is too large for a thread, in a scratch tensor. Each class of kernels is written once, inside a function of a
+`Loops`, with
 
     for i in each(points): …            ti.static(range(…)), or ti.ndrange((0, …))
     for lane in side(lanes): …          the same for lanes

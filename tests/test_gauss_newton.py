@@ -310,7 +310,7 @@ def test_a_tolerance_outside_0_to_1_is_refused(simulator, tolerance):
 
 def test_memory_of_conjugate_gradients_grows_linearly_with_the_horizon(simulator):
     for name in ("rope", "damped_pendulum", "double"):
-        cg = simulator(name)._cg
+        cg = simulator(name)._kernels.cg
         assert cg.store(1) > 0 and all(cg.store(2 * N) == 2 * cg.store(N) for N in (1, 50, 1000))
 
 

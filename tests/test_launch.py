@@ -28,7 +28,7 @@ def test_a_launch_does_what_taichis_own_call_does(simulator):
     sim = simulator("double")
     whole, rows = played(sim)
     h, t0, _, *tensors = sim._prepared(rows)._kept
-    sim._rollout.run(h, t0, N, *tensors)
+    sim._kernels.rollout.run(h, t0, N, *tensors)
     assert same(rows, whole)
 
 
@@ -68,7 +68,7 @@ def test_a_launch_is_kept_as_long_as_its_rows(simulator):
 
 def test_a_kernel_is_compiled_for_each_kind_of_arguments(simulator):
     sim = simulator("double")
-    kernel, arguments = Kernel(sim._rollout.run), sim._prepared(played(sim)[1])._kept
+    kernel, arguments = Kernel(sim._kernels.rollout.run), sim._prepared(played(sim)[1])._kept
     Launch(kernel, arguments)
     Launch(kernel, arguments)
     assert len(kernel._compiled) == 1

@@ -101,7 +101,7 @@ def test_a_lane_that_fails_leaves_the_others_alone(simulator):
 
 def test_a_cpu_has_lanes_unless_the_system_is_too_large(simulator):
     def kind(system):
-        return Simulator(system, 0.02)._scratch.loops
+        return Simulator(system, 0.02)._kernels.scratch.loops
 
     cloth = tasks.make("cloth-lay").system
     large = Builder("large cloth", dim=3)
@@ -110,5 +110,5 @@ def test_a_cpu_has_lanes_unless_the_system_is_too_large(simulator):
 
 
 def test_only_looped_kernels_need_scratch_memory(simulator):
-    assert made("rope", UNROLLED)._scratch.size == made("rope", ABREAST)._scratch.size == 0
-    assert made("rope", LOOPED)._scratch.size > 0
+    assert made("rope", UNROLLED)._kernels.scratch.size == made("rope", ABREAST)._scratch.size == 0
+    assert made("rope", LOOPED)._kernels.scratch.size > 0
