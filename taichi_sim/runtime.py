@@ -42,6 +42,9 @@ def init(device: str = "auto", precision: str = "float64", threads: int | None =
         now = (torch_device().type, str(dtype()).removeprefix("torch."))
         expect(now == (device, precision), "taichi_sim.init", f"{now}, as first started", (device, precision))
         return
+    if device == "cpu":
+        # PyTorch's large tensors in pages of 2 MiB, see `zeros`; heard if it has allocated nothing yet
+        os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     options = {} if threads is None else {"cpu_max_num_threads": threads}
     if "TI_LOG_LEVEL" not in os.environ:
         options["log_level"] = ti.WARN
