@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 
 from learner.directions import SHARE, gauss_newton
+from learner.graphs import adam
 from learner.imitation import Samples, imitate, schedule
 from learner.line_search import line_search
 from learner.objective import cost_gradient
@@ -103,5 +104,5 @@ class Operations:
     def _imitation(self):
         samples, c = Samples.of(self.task, self.improvable), self.config
         policy = Policy(self.task, seed=0)
-        optimiser = torch.optim.Adam(policy.parameters(), lr=c.rate)
+        optimiser = adam(policy.parameters(), c.rate)
         return lambda: imitate(policy, optimiser, samples, c.steps, c.batch, schedule(c, 0), 0, 0)

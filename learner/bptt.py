@@ -44,7 +44,7 @@ def train(task: Task, config: Config, run: Run, on_epoch: Callable[[dict], None]
     """Train a policy, from the run's newest checkpoint if it has one; returns it."""
     training = Training(task, config, run, on_epoch)
     policy = Policy(task, config.seed)
-    optimiser = torch.optim.Adam(policy.parameters(), lr=config.rate)
+    optimiser = torch.optim.Adam(policy.parameters(), lr=config.rate, fused=True)
     unpack("policy", training.tensors, policy, optimiser)
     scale = task.N * resting_cost(task)
 

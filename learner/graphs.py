@@ -17,7 +17,7 @@ def adam(parameters: Iterable[nn.Parameter], rate: float) -> torch.optim.Adam:
     """Adam whose step can be recorded, where its parameters are on a GPU; its rate is for `set_rate`."""
     parameters = list(parameters)
     if parameters[0].device.type != "cuda":
-        return torch.optim.Adam(parameters, lr=rate)
+        return torch.optim.Adam(parameters, lr=rate, fused=True)
     rate = torch.tensor(rate, device=parameters[0].device)
     return torch.optim.Adam(parameters, lr=rate, fused=True, capturable=True)
 

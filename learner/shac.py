@@ -116,8 +116,8 @@ def train(task: Task, config: Config, run: Run, on_epoch: Callable[[dict], None]
     critic = Critic(policy, config.seed)
     target = copy.deepcopy(critic).requires_grad_(False)
     betas = (0.7, 0.95)  # the paper's
-    actor_adam = torch.optim.Adam([*policy.parameters(), *noise.parameters()], lr=config.rate, betas=betas)
-    critic_adam = torch.optim.Adam(critic.parameters(), lr=config.critic_rate, betas=betas)
+    actor_adam = torch.optim.Adam([*policy.parameters(), *noise.parameters()], lr=config.rate, betas=betas, fused=True)
+    critic_adam = torch.optim.Adam(critic.parameters(), lr=config.critic_rate, betas=betas, fused=True)
     unpack("policy", training.tensors, policy, actor_adam)
     unpack("noise", training.tensors, noise, actor_adam)
     unpack("critic", training.tensors, critic, critic_adam)
