@@ -35,12 +35,11 @@ def hessian_product(task: Task, trajectory: Trajectory, delta: torch.Tensor) -> 
     q, r = task.curvature(delta.shape[1])
     dx, dv, dp = simulator.jvp(trajectory, delta)
     qp, qx, qv = q.split((system.actions, system.points * system.dim, system.points * system.dim), -1)
-    gx, gv, gp = torch.zeros_like(dx), torch.zeros_like(dv), torch.zeros_like(dp)
-    gx[:, 1:] = qx.unflatten(-1, dx.shape[2:]) * dx[:, 1:]
-    gv[:, 1:] = qv.unflatten(-1, dv.shape[2:]) * dv[:, 1:]
+    dx[:, 1:] *= qx.unflatten(-1, dx.shape[2:])  # row 0, the start, stays zero
+    dv[:, 1:] *= qv.unflatten(-1, dv.shape[2:])
     axes = torch.as_tensor(system.axes.copy()).to(dp.device, dp.dtype)
-    gp[:, 1:] = (dp[:, 1:].flatten(2) @ axes * qp @ axes.T).unflatten(-1, dp.shape[2:])
-    return simulator.vjp(trajectory, gx, gv, gp).a + r * delta
+    dp[:, 1:] = (dp[:, 1:].flatten(2) @ axes * qp @ axes.T).unflatten(-1, dp.shape[2:])
+    return simulator.vjp(trajectory, dx, dv, dp).a + r * delta
 
 
 def held_actions(actions: torch.Tensor, g: torch.Tensor, limit: float, margin: float = AT) -> torch.Tensor:
