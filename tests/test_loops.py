@@ -110,5 +110,5 @@ def test_a_cpu_has_lanes_unless_the_system_is_too_large(simulator):
 
 
 def test_only_looped_kernels_need_scratch_memory(simulator):
-    assert made("rope", UNROLLED)._kernels.scratch.size == made("rope", ABREAST)._scratch.size == 0
+    assert made("rope", UNROLLED)._kernels.scratch.size == made("rope", ABREAST)._kernels.scratch.size == 0
     assert made("rope", LOOPED)._kernels.scratch.size > 0

@@ -410,6 +410,8 @@ def test_a_still_after_the_end_shows_the_end(trained, expected, tmp_path, monkey
     (("nowhere", "-o", "x.avi"), "output: expected a name that ends in .mp4 or .gif, got x.avi"),
     (("nowhere", "-o", "taken.mp4"), "output: expected a file, got the folder taken.mp4"),
     (("nowhere", "-o", "file.txt/x.mp4"), "output: expected a place to write to, got file.txt/x.mp4"),
+    (("nowhere", "-o", "/proc/x.mp4"), "output: expected a place to write to, got /proc/x.mp4"),
+    (("nowhere", "-o", "/sys/x.png", "--at", "0"), "output: expected a place to write to, got /sys/x.png"),
     (("nowhere", "-o", "x.mp4", "--size", "97x64"), "size: expected even numbers of pixels, got 97x64"),
     (("nowhere", "-o", "x.mp4", "--size", "big"), "size: expected WIDTHxHEIGHT, like 1280x720, got 'big'"),
     (("nowhere", "-o", "x.mp4", "--size", "64x-64"), "size: expected WIDTHxHEIGHT"),

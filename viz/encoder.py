@@ -115,9 +115,9 @@ def check_folder(folder: Path, said: str | Path):
     """Raise `InputError` if no file can be written in `folder`, which may still have to be made; `said`: its name."""
     try:
         there = next((p for p in (folder.absolute(), *folder.absolute().parents) if os.path.exists(p)), Path("/"))
-        good = there.is_dir() and os.access(there, os.W_OK) and not os.statvfs(there).f_flag & os.ST_RDONLY
-        longest = os.pathconf(there, "PC_NAME_MAX")
-        good = good and all("\0" not in part and len(os.fsencode(part)) <= longest for part in Path(said).parts)
+        with tempfile.TemporaryFile(dir=there):
+            longest = os.pathconf(there, "PC_NAME_MAX")
+        good = all("\0" not in part and len(os.fsencode(part)) <= longest for part in Path(said).parts)
     except (OSError, ValueError):
         good = False
     expect(good, "output", "a place to write to", said)
