@@ -67,11 +67,11 @@ def boxed_step(loops: Loops):
                 state[n], lin[n] = 0.0, 0.0
             for t in range(N):
                 c0, c1, c2 = self.mech.coefficients(t == 0 and first != 0)
-                self.maps.read(maps, b, t, map_z, map_q, map_p, map_a)
+                self.maps.read(maps, b, t, N, map_z, map_q, map_p, map_a)
                 for k in ti.static(range(m)):
                     act[k] = delta[b, t, k]
                 self.maps.advance(c0, c1, c2, h, map_z, map_q, map_p, map_a, act, row, state)
-                weighted = self.weighted[rows, b, t]
+                weighted = self.weighted[rows, b, t, N]
                 for n in range(D):
                     weighted[n] = q[bq, t, m + n] * state[n]
                     weighted[D + n] = q[bq, t, m + D + n] * state[V + n]
@@ -80,8 +80,8 @@ def boxed_step(loops: Loops):
             for back in range(N):
                 t = N - 1 - back
                 c0, c1, c2 = self.mech.coefficients(t == 0 and first != 0)
-                self.maps.read(maps, b, t, map_z, map_q, map_p, map_a)
-                weighted = self.weighted[rows, b, t]
+                self.maps.read(maps, b, t, N, map_z, map_q, map_p, map_a)
+                weighted = self.weighted[rows, b, t, N]
                 for n in range(D):
                     lin[X + n] = lin[X + n] + weighted[n]
                     lin[V + n] = lin[V + n] + weighted[D + n]
@@ -98,12 +98,12 @@ def boxed_step(loops: Loops):
             h: float,
             first: ti.types.ndarray(ndim=1),
             status: ti.types.ndarray(ndim=2),
-            maps: ti.types.ndarray(ndim=2),
+            maps: ti.types.ndarray(ndim=1),
             # Scratch
-            store: ti.types.ndarray(ndim=2),
-            rows: ti.types.ndarray(ndim=2),
+            store: ti.types.ndarray(ndim=1),
+            rows: ti.types.ndarray(ndim=1),
             free: ti.types.ndarray(ndim=3),
-            gains: ti.types.ndarray(ndim=4),
+            gains: ti.types.ndarray(ndim=1),
             slope: ti.types.ndarray(ndim=3),
             newton: ti.types.ndarray(ndim=3),
             trial: ti.types.ndarray(ndim=3),

@@ -95,7 +95,7 @@ def conjugate_gradients(loops: Loops):
                     z.handle[0, k, lane] = 0.0
             for t in range(N):
                 self.step.difference(y, t, h, first)
-                row = self.rows[store, group, t]
+                row = self.rows[store, group, t, N]
                 for j in each(self.mech.all_handles):
                     for lane in side(self.lanes):
                         for k in ti.static(range(d)):
@@ -128,7 +128,7 @@ def conjugate_gradients(loops: Loops):
             for back in range(N):
                 t = N - 1 - back
                 self.step.difference(y, t, h, first)
-                row = self.rows[store, group, t]
+                row = self.rows[store, group, t, N]
                 for i in each(self.mech.all_points):
                     for lane in side(self.lanes):
                         for k in ti.static(range(d)):
@@ -161,8 +161,8 @@ def conjugate_gradients(loops: Loops):
             p: ti.types.ndarray(ndim=3),
             status: ti.types.ndarray(ndim=2),
             # Scratch
-            work: ti.types.ndarray(ndim=2),
-            store: ti.types.ndarray(ndim=2),
+            work: ti.types.ndarray(ndim=1),
+            store: ti.types.ndarray(ndim=1),
             # In
             g: ti.types.ndarray(ndim=3),
             q: ti.types.ndarray(ndim=3),
@@ -186,7 +186,7 @@ def conjugate_gradients(loops: Loops):
                     z.energy[lane], z.square[lane], steps[lane] = 0.0, 0.0, 0  # energy: in the preconditioner's metric
                     z.of_q[lane], z.of_r[lane] = y.rollout[lane] % q.shape[0], y.rollout[lane] % r.shape[0]
                 for t in range(N):
-                    row = self.rows[store, group, t]
+                    row = self.rows[store, group, t, N]
                     for lane in side(self.lanes):
                         b = y.rollout[lane]
                         for k in ti.static(range(m)):
@@ -207,7 +207,7 @@ def conjugate_gradients(loops: Loops):
                     for t in range(N):
                         self.step.difference(y, t, h, first)
                         self.step.factor(y, t, h, a, x, v, p)
-                        self.keep(y, self.rows[store, group, t])
+                        self.keep(y, self.rows[store, group, t, N])
                 done = 0
                 while active > 0 and done < limit:
                     done += 1
@@ -215,7 +215,7 @@ def conjugate_gradients(loops: Loops):
                     for lane in side(self.lanes):
                         z.alpha[lane] = 0.0
                     for t in range(N):
-                        row = self.rows[store, group, t]
+                        row = self.rows[store, group, t, N]
                         for lane in side(self.lanes):
                             for k in ti.static(range(m)):
                                 z.alpha[lane] = z.alpha[lane] + row.direction[0, k, lane] * row.bent[0, k, lane]
@@ -228,7 +228,7 @@ def conjugate_gradients(loops: Loops):
                         else:
                             z.alpha[lane], z.before[lane] = 0.0, 0.0
                     for t in range(N):
-                        row = self.rows[store, group, t]
+                        row = self.rows[store, group, t, N]
                         for lane in side(self.lanes):
                             if z.before[lane] > 0.0:
                                 b = y.rollout[lane]
@@ -243,7 +243,7 @@ def conjugate_gradients(loops: Loops):
                                     z.square[lane] = z.square[lane] + left * left
                                     z.energy[lane] = z.energy[lane] + left * left / (r[z.of_r[lane], t, k] + damping[b])
                     for t in range(N):
-                        row = self.rows[store, group, t]
+                        row = self.rows[store, group, t, N]
                         for lane in side(self.lanes):
                             if z.before[lane] > 0.0:
                                 b = y.rollout[lane]

@@ -22,6 +22,8 @@ from .sensitivity import sensitivity
 from .system import System
 
 MOST_BLOCKS = 1000  # of a Jacobian whose kernels have several lanes
+BLOCK = 32  # rollouts that a thread of a CPU takes at a time
+PART = 2**22  # bytes of linearised steps that a thread of a CPU makes before it uses them: its share of a cache
 
 
 class Kernels:
@@ -44,7 +46,7 @@ class Kernels:
         self.scratch_of_one = self.scratch if one is loops else Scratch(one, last)
         self.quick = Scratch(loops, last, float if _small(system) else direction_kind(system, h), second=True)
         self.steps_apart = loops.own and last
-        self._nothing = torch.empty(1, 1, dtype=runtime.dtype(), device=runtime.torch_device())
+        self._nothing = torch.empty(1, dtype=runtime.dtype(), device=runtime.torch_device())
 
         step = self._step(system, loops, self.scratch)
         step_of_one = step if one is loops else self._step(system, one, self.scratch_of_one)
@@ -70,13 +72,19 @@ class Kernels:
         """The linearised step for one kind of loops."""
         return linear_step(loops)(mechanics(loops)(system, self.quick.kind), scratch)
 
+    def part(self, B: int, N: int) -> int:
+        """Of B rollouts of N steps, how many are linearised at a time: on a GPU all, on a CPU what a cache holds."""
+        if self.scratch.last:
+            return B
+        rollout = N * self.linearisation.size * runtime.dtype().itemsize
+        return min(B, max(1, PART // (rollout * BLOCK)) * BLOCK * ti.cfg.cpu_max_num_threads)
+
     def memory(self, B: int, size: int, dtype: torch.dtype | None = None) -> torch.Tensor:
         """Numbers for a kernel's use, `size` a rollout; the same tensor each time where there are none."""
         if size == 0:
             return self._nothing
         expect_countable(B, size)
-        shape = (size, B) if self.scratch.last else (B, size)
-        return torch.empty(shape, dtype=dtype or runtime.dtype(), device=runtime.torch_device())
+        return torch.empty(B * size, dtype=dtype or runtime.dtype(), device=runtime.torch_device())
 
 
 def _small(system: System) -> bool:

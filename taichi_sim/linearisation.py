@@ -42,6 +42,7 @@ def linearisation(loops: Loops):
             maps: ti.template(),
             b: int,
             t: int,
+            N: int,
             # Out
             z: ti.template(),
             q: ti.template(),
@@ -50,7 +51,8 @@ def linearisation(loops: Loops):
         ):
             """The maps of step t, from memory."""
             D, m = ti.static(self.mech.D, self.mech.m)
-            zs, qs, ps, as_ = self.z[maps, b, t], self.q[maps, b, t], self.p[maps, b, t], self.a[maps, b, t]
+            zs, qs = self.z[maps, b, t, N], self.q[maps, b, t, N]
+            ps, as_ = self.p[maps, b, t, N], self.a[maps, b, t, N]
             for n in range(D * D):
                 z[n] = zs[n]
                 if ti.static(self.mech.dissipative):
@@ -164,11 +166,11 @@ def linearisation(loops: Loops):
             p: ti.types.ndarray(ndim=3),
             status: ti.types.ndarray(ndim=2),
             # Scratch
-            work: ti.types.ndarray(ndim=2),
+            work: ti.types.ndarray(ndim=1),
             # In: steps of a rollout that a thread goes through; all of them, where it has scratch in memory
             steps: int,
             # Out
-            maps: ti.types.ndarray(ndim=2),
+            maps: ti.types.ndarray(ndim=1),
         ):
             groups = (x.shape[0] + self.step.many - 1) // self.step.many
             ti.loop_config(block_dim=32)
@@ -179,10 +181,10 @@ def linearisation(loops: Loops):
                     t = n // groups * steps + past
                     self.step.difference(y, t, h, first)
                     self.step.factor(y, t, h, a, x, v, p)
-                    self.solve(y, t, h, maps)
+                    self.solve(y, t, a.shape[1], h, maps)
 
         @ti.func
-        def solve(self, y: ti.template(), t: int, h: float, maps: ti.template()):
+        def solve(self, y: ti.template(), t: int, N: int, h: float, maps: ti.template()):
             """The maps of step t, column by column, from its factors."""
             D, d, m = ti.static(self.mech.D, self.mech.d, self.mech.m)
             kinds = ti.static(2 if self.mech.dissipative else 1)
@@ -208,7 +210,8 @@ def linearisation(loops: Loops):
                 for lane in side(self.step.lanes):
                     if y.inside[lane] == 1 and y.healthy[lane] == 1:
                         b = y.rollout[lane]
-                        zs, qs, ps, as_ = self.z[maps, b, t], self.q[maps, b, t], self.p[maps, b, t], self.a[maps, b, t]
+                        zs, qs = self.z[maps, b, t, N], self.q[maps, b, t, N]
+                        ps, as_ = self.p[maps, b, t, N], self.a[maps, b, t, N]
                         for i in each(self.mech.all_points):
                             for k in ti.static(range(d)):
                                 n = i * d + k

@@ -163,16 +163,16 @@ class Scalar:
 
 @ti.data_oriented
 class View:
-    """A `Vector` in a scratch tensor: numbers of rollout b, or of its lanes, from `at` on."""
+    """A `Vector` in a flat tensor: numbers of a rollout, or of its lanes, from `begin` on, `step` apart."""
 
-    def __init__(self, work, b, at, last: bool, width: int = 1, lanes: int = 1, kind=float):
-        self.work, self.b, self.at, self.last = work, b, at, last
+    def __init__(self, work, begin, step, width: int = 1, lanes: int = 1, kind=float):
+        self.work, self.begin, self.step = work, begin, step
         self.width, self.lanes, self.kind = width, lanes, kind
 
     def __getitem__(self, where):
         n, k, lane = _place(where)
-        at = (self.at + n * self.width + k) * self.lanes + lane
-        return impl.subscript(_builder(), self.work, *((at, self.b) if self.last else (self.b, at)))
+        at = self.begin + ((n * self.width + k) * self.lanes + lane) * self.step
+        return impl.subscript(_builder(), self.work, at)
 
 
 def _place(where) -> tuple:
@@ -250,19 +250,22 @@ class Slot:
     """
 
     def __init__(self, n: int, width: int, at: int, loops: Loops, scratch: "Scratch"):
-        self.width, self.at, self.last = width, at, scratch.last
-        self.kind, self.second = scratch.kind, scratch.second
-        self.local = loops.local(n, width, self.kind) if loops.own else None
+        self.width, self.at, self.scratch = width, at, scratch
+        self.local = loops.local(n, width, scratch.kind) if loops.own else None
 
     def __getitem__(self, where):
         if self.local is not None:
             return self.local[where]
         *works, b = where
-        return View(works[self.second], b, self.at, self.last, self.width, kind=self.kind)
+        work, scratch = works[self.scratch.second], self.scratch
+        if scratch.last:
+            B = impl.expr_init(ti.raw_div(work.shape[0], scratch.size))
+            return View(work, impl.expr_init(self.at * B + b), B, self.width, kind=scratch.kind)
+        return View(work, impl.expr_init(b * scratch.size + self.at), 1, self.width, kind=scratch.kind)
 
 
 class Rows:
-    """A vector in each of a rollout's rows of `stride` numbers, in memory: rows[work, b, t].
+    """A vector in each of the N rows of a rollout, of `stride` numbers, in memory: rows[work, b, t, N].
 
     With lanes, those of b are all the lanes of a thread, side by side.
     """
@@ -271,13 +274,21 @@ class Rows:
         self.at, self.stride, self.last, self.width, self.lanes = at, stride, last, width, lanes
 
     def __getitem__(self, where):
-        work, b, t = where
-        return View(work, b, t * self.stride + self.at, self.last, self.width, self.lanes)
+        work, b, t, N = where
+        if self.last:
+            B = impl.expr_init(ti.raw_div(work.shape[0], N * self.stride * self.lanes))
+            begin, step = (t * self.stride + self.at) * self.lanes * B + b, B
+        else:
+            begin, step = ((b * N + t) * self.stride + self.at) * self.lanes, 1
+        return View(work, impl.expr_init(begin), step, self.width, self.lanes)
 
 
 class Scratch:
-    """Hands out the slots of one scratch tensor: (B, size) on a CPU, (size, B) on a GPU, where neighbouring threads
-    then touch neighbouring numbers. kind: of its numbers; second: whether it is the second of two."""
+    """Hands out the slots of one scratch tensor: B × size on a CPU, size × B on a GPU, where neighbouring threads
+    then touch neighbouring numbers. It is flat: each access to a tensor of several dimensions reads their sizes again.
+
+    kind: of its numbers; second: whether it is the second of two
+    """
 
     def __init__(self, loops: Loops, last: bool, kind=float, second: bool = False):
         self.loops, self.last, self.size = loops, last, 0

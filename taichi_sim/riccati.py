@@ -120,7 +120,7 @@ def riccati(loops: Loops):
             for back in range(N):
                 t = N - 1 - back
                 c0, c1, c2 = self.mech.coefficients(t == 0 and first != 0)
-                self.maps.read(maps, b, t, map_z, map_q, map_p, map_a)
+                self.maps.read(maps, b, t, N, map_z, map_q, map_p, map_a)
                 bq = b % q.shape[0]
                 for i in range(D):
                     at = (X + i) * (n + 1)
@@ -174,26 +174,28 @@ def riccati(loops: Loops):
                             z += column[c] * mixed[c * n + j]
                         P[i * n + j] = z
                 for c in ti.static(range(m)):  # by x, x₋₁, v, v₋₁, π
+                    at = ((b * N + t) * m + c) * n
                     for i in range(D):
                         y, z = K[c * n + D + i], K[c * n + i]
-                        gains[b, t, c, i] = c1 * y + K[c * n + X + i]
-                        gains[b, t, c, D + i] = c2 * y
-                        gains[b, t, c, V + i] = c1 * z + K[c * n + V + i]
-                        gains[b, t, c, X + i] = c2 * z
+                        gains[at + i] = c1 * y + K[c * n + X + i]
+                        gains[at + D + i] = c2 * y
+                        gains[at + V + i] = c1 * z + K[c * n + V + i]
+                        gains[at + X + i] = c2 * z
                     for i in range(H, n):
-                        gains[b, t, c, i] = K[c * n + i]
+                        gains[at + i] = K[c * n + i]
             # δa = k + K δs along the linearised rows
             changes = self.changes[store, b]
             for i in range(n):
                 changes[i] = 0.0
             for t in range(N):
                 c0, c1, c2 = self.mech.coefficients(t == 0 and first != 0)
-                self.maps.read(maps, b, t, map_z, map_q, map_p, map_a)
+                self.maps.read(maps, b, t, N, map_z, map_q, map_p, map_a)
                 act = ti.Vector.zero(float, max(m, 1))
                 for i in ti.static(range(m)):
                     y = da[b, t, i]
+                    at = ((b * N + t) * m + i) * n
                     for j in range(n):
-                        y += gains[b, t, i, j] * changes[j]
+                        y += gains[at + j] * changes[j]
                     da[b, t, i] = y
                     act[i] = y
                 self.maps.advance(c0, c1, c2, h, map_z, map_q, map_p, map_a, act, row, changes)
@@ -205,9 +207,9 @@ def riccati(loops: Loops):
             h: float,
             first: ti.types.ndarray(ndim=1),
             status: ti.types.ndarray(ndim=2),
-            maps: ti.types.ndarray(ndim=2),
+            maps: ti.types.ndarray(ndim=1),
             # Scratch
-            store: ti.types.ndarray(ndim=2),
+            store: ti.types.ndarray(ndim=1),
             # In
             g: ti.types.ndarray(ndim=3),
             q: ti.types.ndarray(ndim=3),
@@ -216,7 +218,7 @@ def riccati(loops: Loops):
             free: ti.types.ndarray(ndim=3),
             # In: zeros, out: see `recursion`; nothing for rollouts with a failed step
             da: ti.types.ndarray(ndim=3),
-            gains: ti.types.ndarray(ndim=4),
+            gains: ti.types.ndarray(ndim=1),
             curvature: ti.types.ndarray(ndim=4),
         ):
             ti.loop_config(block_dim=32)

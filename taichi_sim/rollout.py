@@ -49,8 +49,8 @@ def rollout(loops: Loops):
             v: ti.types.ndarray(ndim=3),
             p: ti.types.ndarray(ndim=3),
             # Scratch, that of Newton's directions too
-            work: ti.types.ndarray(ndim=2),
-            quick: ti.types.ndarray(ndim=2),
+            work: ti.types.ndarray(ndim=1),
+            quick: ti.types.ndarray(ndim=1),
             # Out
             status: ti.types.ndarray(ndim=2),
             iterations: ti.types.ndarray(ndim=2),

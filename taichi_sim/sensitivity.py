@@ -35,7 +35,7 @@ def sensitivity(loops: Loops):
             p: ti.types.ndarray(ndim=3),
             status: ti.types.ndarray(ndim=2),
             # Scratch
-            work: ti.types.ndarray(ndim=2),
+            work: ti.types.ndarray(ndim=1),
             # In: ∂L/∂rows
             gx: ti.types.ndarray(ndim=3),
             gv: ti.types.ndarray(ndim=3),
@@ -105,7 +105,7 @@ def sensitivity(loops: Loops):
             p: ti.types.ndarray(ndim=3),
             status: ti.types.ndarray(ndim=2),
             # Scratch
-            work: ti.types.ndarray(ndim=2),
+            work: ti.types.ndarray(ndim=1),
             # In
             da: ti.types.ndarray(ndim=3),
             dx_prev: ti.types.ndarray(ndim=2),
@@ -172,7 +172,7 @@ def sensitivity(loops: Loops):
             p: ti.types.ndarray(ndim=3),
             status: ti.types.ndarray(ndim=2),
             # Scratch
-            work: ti.types.ndarray(ndim=2),
+            work: ti.types.ndarray(ndim=1),
             # In: zeros, out: ds/da with rows [actuated p, x, v] of row t+1, flat; an element has the columns of as many
             # actions as lanes
             S: ti.types.ndarray(dtype=ti.types.vector(loops.lanes, float), ndim=1),

@@ -194,7 +194,9 @@ class Simulator:
         da = torch.zeros_like(g)
         gains = torch.zeros(B, N, m, self._kernels.riccati.n, dtype=self.dtype, device=self.device)
         curvature = torch.zeros(B, N, m, m, dtype=self.dtype, device=self.device)
-        self._kernels.solve_riccati(*self._linear(trajectory), g, q, r, damping, free, da, gains, curvature)
+        for part, linear in self._linear(trajectory):
+            model = _of(part, B, g, q, r, damping, free)
+            self._kernels.solve_riccati(*linear, *model, da[part], gains[part].flatten(), curvature[part])
         return GaussNewtonStep(da, gains, curvature)
 
     def gauss_newton_boxed(self, trajectory: Trajectory, limit: float, goal, g, q, r, damping=None) -> GaussNewtonStep:
@@ -206,13 +208,17 @@ class Simulator:
         g, q, r, damping, free = self._arguments.model(trajectory.a.shape, g, q, r, damping, None)
         B, N, m = g.shape
         goal = self._arguments.tensor("goal", goal, (B,))
-        step, image, slope, newton, trial, bent = (torch.zeros_like(g) for _ in range(6))
-        gains = torch.empty(B, N, m, self._kernels.riccati.n, dtype=self.dtype, device=self.device)
+        step, image, a = torch.zeros_like(g), torch.zeros_like(g), trajectory.a.detach().contiguous()
         iterations = torch.zeros(B, dtype=torch.int32, device=self.device)
-        rows, a = self._kernels.memory(B, N * self._kernels.boxed.row), trajectory.a.detach().contiguous()
-        scratch = (rows, free, gains, slope, newton, trial, bent)
-        problem = (a, float(limit), goal, g, q, r, damping)
-        self._kernels.solve_boxed(*self._linear(trajectory), *scratch, *problem, step, image, iterations)
+        kernels = self._kernels
+        for part, linear in self._linear(trajectory):
+            count = len(g[part])
+            slope, newton, trial, bent = (torch.empty_like(g[part]) for _ in range(4))
+            gains = kernels.memory(count, N * m * kernels.riccati.n)
+            scratch = (kernels.memory(count, N * kernels.boxed.row), free[part], gains, slope, newton, trial, bent)
+            model = _of(part, B, goal, g, q, r, damping)
+            out = (step[part], image[part], iterations[part])
+            kernels.solve_boxed(*linear, *scratch, a[part], float(limit), *model, *out)
         return GaussNewtonStep(step, image=image, iterations=iterations)
 
     def gauss_newton_cg(
@@ -252,13 +258,17 @@ class Simulator:
     # Inside
 
     def _linear(self, trajectory: Trajectory):
-        """What the recursions take first: h, whether a step is the first, status, linearised steps, scratch."""
+        """Parts of the rollouts, each with what the recursions take first: h, whether a step is the first, status,
+        linearised steps, scratch."""
         B, N, _ = trajectory.a.shape
         kernels = self._kernels
-        store, maps = kernels.memory(B, kernels.riccati.store), kernels.memory(B, N * kernels.linearisation.size)
-        h, first, *_, status, _ = rows = self._rows(trajectory)
-        kernels.linearise(*rows, 1 if kernels.steps_apart else N, maps)
-        return h, first, status, maps, store
+        many = kernels.part(B, N)
+        store, maps = kernels.memory(many, kernels.riccati.store), kernels.memory(many, N * kernels.linearisation.size)
+        for begin in range(0, B, many):
+            part = slice(begin, begin + many)
+            h, first, *_, status, _ = rows = self._rows(trajectory[part])
+            kernels.linearise(*rows, 1 if kernels.steps_apart else N, maps)
+            yield part, (h, first, status, maps, store)
 
     def _begin(self, start: State, actions: torch.Tensor) -> Trajectory:
         B, N, _ = actions.shape
@@ -295,6 +305,11 @@ class Simulator:
             zero = torch.zeros(1, 1, self.system.actions, dtype=self.dtype, device=self.device)
             self.vjp(self.rollout(self.start(1), zero))
             self._warm = True
+
+
+def _of(part: slice, B: int, *tensors: torch.Tensor) -> list[torch.Tensor]:
+    """A part of B rollouts; one row for all of them stays."""
+    return [tensor[part] if len(tensor) == B else tensor for tensor in tensors]
 
 
 class _Rollout(torch.autograd.Function):
