@@ -21,12 +21,8 @@ class Quadratic:
 
     def __call__(self, x, v, p, a):
         """(B, N) from rows 1…N: x − x* and v (B, N, P, d), p (B, N, H, d), and actions (B, N, m)."""
-        return (
-            -self.w_p * p.square().sum((-2, -1))
-            - self.w_x * x.square().sum((-2, -1))
-            - self.w_v * v.square().sum((-2, -1))
-            - self.w_a * a.square().sum(-1)
-        )
+        p, x, v = (_Square.apply(y.flatten(-2)) for y in (p, x, v))
+        return -self.w_p * p - self.w_x * x - self.w_v * v - self.w_a * _Square.apply(a)
 
     def step(self, x, v, p, a, last):
         """(B,) of single steps: x, v (B, P, d), p (B, H, d), a (B, m), last (B,) bool, whether they end an episode."""
@@ -68,3 +64,17 @@ class Terminal:
         q, r = self.last.curvature(N, actions, coordinates)
         q = torch.cat((torch.zeros_like(q[:, 1:]), q[:, :1]), 1)
         return q, torch.full_like(r, 2 * self.prox)
+
+
+class _Square(torch.autograd.Function):
+    """‖y‖² of each row: one pass over the numbers, where `y.square().sum(-1)` is two and takes twice the time."""
+
+    @staticmethod
+    def forward(ctx, y):
+        ctx.save_for_backward(y)
+        return torch.linalg.vector_norm(y, dim=-1).square()
+
+    @staticmethod
+    def backward(ctx, g):
+        (y,) = ctx.saved_tensors
+        return 2 * g[..., None] * y
