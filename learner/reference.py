@@ -31,7 +31,7 @@ CHUNK = 500  # rollouts optimised side by side
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Reference:
-    """cost: (1000,) float64, what `actions` cost, to the bit, on a CPU
+    """cost: (1000,) float64, what `actions` cost, to round-off
     actions: (1000, N, m) float32
     converged: (1000,) bool, whether the projected gradient is below tolerance
     origin: (1000,) int32, which beginning led there: 0 rest, 1 a random motion, 2 a policy's rollout

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from .errors import expect
@@ -97,7 +99,7 @@ class Builder:
         `tangential` is k_t in N/m.
         """
         normal = self._vector("plane normal", normal)
-        length = np.linalg.norm(normal)
+        length = _norm(normal)
         expect(length > 0, f"{self.name}.plane normal", "a vector of length > 0", normal.tolist())
         self._planes.append((normal / length, offset, stiffness, blend, friction, tangential))
 
@@ -151,9 +153,14 @@ class Builder:
         return (self._points if kind == "point" else self._handles)[index]
 
     def _distance(self, a, b):
-        return float(np.linalg.norm(self._position(a) - self._position(b)))
+        return _norm(self._position(a) - self._position(b))
 
     def _vector(self, what, position):
         vector = np.asarray(position, dtype=float)
         expect(vector.shape == (self.dim,), f"{self.name}.{what} position", f"{self.dim} numbers", position)
         return vector
+
+
+def _norm(vector) -> float:
+    """‖vector‖, the same on every machine: NumPy's is BLAS's, whose last bit, and `System.digest`, are a CPU's."""
+    return math.sqrt(math.fsum(x * x for x in vector.tolist()))

@@ -209,12 +209,13 @@ def test_a_stored_reference_is_found_again_by_the_very_same_task_only(known, tmp
 
 
 @every_task
-def test_shipped_costs_are_those_of_their_actions_to_the_bit(task, name):
+def test_shipped_costs_are_those_of_their_actions_to_round_off(task, name):
+    """The order of a sum and the last bit of a sine, of start states, are a machine's."""
     made, best = task(name), reference.load(task(name))
     assert best is not None, "no reference of this very task is shipped"
     assert len(best.cost) == len(best.actions) == tasks.TEST_STATES
     rows = made.simulator.rollout(made.test_states(20), best.actions[:20].double())
-    assert torch.equal(-made.returns(rows), best.cost[:20])
+    assert torch.allclose(-made.returns(rows), best.cost[:20], rtol=1e-12, atol=0)
     assert best.actions.abs().max() <= torch.tensor(made.limit, dtype=torch.float32)
 
 
