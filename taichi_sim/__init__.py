@@ -11,10 +11,10 @@ os.environ.setdefault("ENABLE_TAICHI_HEADER_PRINT", "0")
 from .builder import Builder
 from .errors import InputError  # noqa: E402
 from .runtime import init  # noqa: E402
-from .simulator import GaussNewtonStep, Gradient, Simulator  # noqa: E402
+from .simulator import Simulator  # noqa: E402
 from .statics import equilibrium  # noqa: E402
 from .system import System  # noqa: E402
-from .trajectory import State, Status, Trajectory  # noqa: E402
+from .trajectory import GaussNewtonStep, Gradient, State, Status, Trajectory  # noqa: E402
 
 __all__ = [
     "Builder",

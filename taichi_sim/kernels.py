@@ -72,9 +72,14 @@ class Kernels:
         """The linearised step for one kind of loops."""
         return linear_step(loops)(mechanics(loops)(system, self.quick.kind), scratch)
 
+    @property
+    def in_parts(self) -> bool:
+        """Whether rollouts are linearised in parts that a cache holds."""
+        return not self.scratch.last
+
     def part(self, B: int, N: int) -> int:
         """Of B rollouts of N steps, how many are linearised at a time: on a GPU all, on a CPU what a cache holds."""
-        if self.scratch.last:
+        if not self.in_parts:
             return B
         rollout = N * self.linearisation.size * runtime.dtype().itemsize
         return min(B, max(1, PART // (rollout * BLOCK)) * BLOCK * ti.cfg.cpu_max_num_threads)

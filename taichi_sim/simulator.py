@@ -2,53 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import weakref
 
 import torch
 
-from . import runtime
+from . import memory, runtime
 from .arguments import Arguments, expect_countable
 from .errors import InputError, expect
 from .kernels import Kernels
 from .launch import Launch
 from .loops import Loops, Scratch
 from .system import System
-from .trajectory import State, Trajectory
+from .trajectory import GaussNewtonStep, Gradient, State, Trajectory
 
 LARGEST_RICCATI = 40  # numbers in its state up to which `gauss_newton` is the recursion, see benchmarks/directions.py
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Gradient:
-    """dL/d(start, actions) of a scalar L; shapes of `State` and of the actions."""
-
-    x: torch.Tensor
-    v: torch.Tensor
-    p: torch.Tensor
-    x_prev: torch.Tensor
-    v_prev: torch.Tensor
-    a: torch.Tensor
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class GaussNewtonStep:
-    """The minimiser of ½ δaᵀĤδa + gᵀδa and what the method says on the way.
-
-    da: (B, N, m) m/s
-    gains: (B, N, m, n), K of δa = k + K δs with s = [x, x₋₁, v, v₋₁, π] along the rollout; Riccati only
-    curvature: (B, N, m, m), second derivative of the remaining cost by a_t when later actions react optimally;
-        Riccati only
-    image: (B, N, m), Ĥ δa; conjugate gradients and boxed steps only
-    iterations: (B,) int32, of conjugate gradients, or recursions of a boxed step
-    """
-
-    da: torch.Tensor
-    gains: torch.Tensor | None = None
-    curvature: torch.Tensor | None = None
-    image: torch.Tensor | None = None
-    iterations: torch.Tensor | None = None
 
 
 class Simulator:
@@ -238,22 +206,11 @@ class Simulator:
 
     def bytes_per_gradient(self, N: int) -> int:
         """The memory of N steps' rows and cotangents, of the gradient by start and actions, and of kernels' scratch."""
-        s, kernels = self.system, self._kernels
-        row, start = (2 * s.points + s.handles) * s.dim, (4 * s.points + s.handles) * s.dim
-        numbers = 2 * (N + 1) * row + N * s.actions + start + kernels.scratch.size
-        counts = 2 * N * torch.int32.itemsize  # status and iterations
-        return self.dtype.itemsize * numbers + kernels.quick_dtype.itemsize * kernels.quick.size + counts
+        return memory.of_gradient(self.system, self._kernels, N)
 
     def bytes_per_rollout(self, N: int) -> int:
         """The memory that a rollout of N steps takes through a Gauss–Newton step, for choosing a batch that fits."""
-        s, kernels = self.system, self._kernels
-        rows = (N + 1) * (2 * s.points * s.dim + s.handles * s.dim) + N * (s.actions + 1)
-        copies = 8  # trajectory, its trial in the line search, their cotangents and tangents, rewards' intermediates
-        method = kernels.cg.store(N)
-        if self.direct:
-            numbers = kernels.linearisation.size + kernels.boxed.row + s.actions * (kernels.riccati.n + 8)
-            method = kernels.riccati.store + N * numbers
-        return (copies * rows + kernels.scratch_of_one.size + method) * self.dtype.itemsize
+        return memory.of_improvement(self.system, self._kernels, N, self.direct)
 
     # Inside
 

@@ -111,3 +111,34 @@ class Trajectory:
         return Trajectory(
             *(getattr(self, name)[rows] for name in ("x", "v", "p", "a", "status", "iterations")), self.start[rows]
         )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Gradient:
+    """dL/d(start, actions) of a scalar L; shapes of `State` and of the actions."""
+
+    x: torch.Tensor
+    v: torch.Tensor
+    p: torch.Tensor
+    x_prev: torch.Tensor
+    v_prev: torch.Tensor
+    a: torch.Tensor
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class GaussNewtonStep:
+    """The minimiser of ½ δaᵀĤδa + gᵀδa and what the method says on the way.
+
+    da: (B, N, m) m/s
+    gains: (B, N, m, n), K of δa = k + K δs with s = [x, x₋₁, v, v₋₁, π] along the rollout; Riccati only
+    curvature: (B, N, m, m), second derivative of the remaining cost by a_t when later actions react optimally;
+        Riccati only
+    image: (B, N, m), Ĥ δa; conjugate gradients and boxed steps only
+    iterations: (B,) int32, of conjugate gradients, or recursions of a boxed step
+    """
+
+    da: torch.Tensor
+    gains: torch.Tensor | None = None
+    curvature: torch.Tensor | None = None
+    image: torch.Tensor | None = None
+    iterations: torch.Tensor | None = None
