@@ -12,7 +12,7 @@ import functools
 
 import taichi as ti
 
-from .loops import Loops, Rows, Scratch
+from .loops import Loops, Rows
 from .trajectory import OK
 
 ITERATIONS = 12
@@ -28,13 +28,13 @@ def boxed_step(loops: Loops):
     class BoxedStep:
         """One thread a rollout, from the first iteration to the last."""
 
-        def __init__(self, riccati, scratch: Scratch):
+        def __init__(self, riccati):
             self.riccati = riccati
             self.maps = riccati.maps
             self.mech = riccati.mech
             D, m = self.mech.D, self.mech.m
             self.row = 2 * D + m
-            self.weighted = Rows(0, self.row, scratch.last)  # Q δs of each row, as [x, v, π]
+            self.weighted = Rows(0, self.row, loops.last)  # Q δs of each row, as [x, v, π]
 
         @ti.func
         def product(

@@ -9,7 +9,7 @@ import functools
 
 import taichi as ti
 
-from .loops import Group, Loops, Rows, Scratch
+from .loops import Group, Loops, Rows
 
 
 @functools.cache
@@ -23,7 +23,7 @@ def conjugate_gradients(loops: Loops):
         Lanes go on together until the last has arrived; one that has does not move any more.
         """
 
-        def __init__(self, step, scratch: Scratch):
+        def __init__(self, step):
             self.step = step
             self.mech = step.mech
             self.many, self.lanes = loops.lanes, loops.abreast()
@@ -39,7 +39,7 @@ def conjugate_gradients(loops: Loops):
             places = blocks | {"x": rows(P, d), "v": rows(P, d), "pi": rows(1, m)}
             places |= {name: rows(1, m) for name in ("residual", "direction", "bent")}
             self.row = at
-            self.rows = Group(**{name: Rows(n, at, scratch.last, w, loops.lanes) for name, (n, w) in places.items()})
+            self.rows = Group(**{name: Rows(n, at, loops.last, w, loops.lanes) for name, (n, w) in places.items()})
             names = ("energy", "square", "goal", "alpha", "before")
             scalars = {name: loops.scalar() for name in names}
             scalars |= {name: loops.scalar(ti.i32) for name in ("of_q", "of_r")}  # which weights a rollout has

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import taichi as ti
 import torch
 
@@ -33,29 +35,32 @@ class Kernels:
         steps have one rollout a thread in any case
     scratch, scratch_of_one: memory of the former and the latter        quick: of Newton's directions
     steps_apart: whether a thread for each step of a rollout pays
+    in_parts: whether rollouts are linearised in parts that a cache holds
     """
 
     def __init__(self, system: System, h: float, loops: Loops | None):
-        last = runtime.torch_device().type == "cuda"
+        gpu = runtime.torch_device().type == "cuda"
         one = UNROLLED if _small(system) else ALONE if _fits(system) else LOOPED
+        if gpu:
+            one = dataclasses.replace(one, last=True)
         if loops is None:
-            loops = one if last or not _fits(system) else ABREAST
+            loops = one if gpu or not _fits(system) else ABREAST
         elif loops.lanes == 1:
             one = loops
-        self.scratch = Scratch(loops, last)
-        self.scratch_of_one = self.scratch if one is loops else Scratch(one, last)
-        self.quick = Scratch(loops, last, float if _small(system) else direction_kind(system, h), second=True)
-        self.steps_apart = loops.own and last
+        self.scratch = Scratch(loops)
+        self.scratch_of_one = self.scratch if one is loops else Scratch(one)
+        self.quick = Scratch(loops, float if _small(system) else direction_kind(system, h), second=True)
+        self.steps_apart, self.in_parts = loops.own and loops.last, not loops.last
         self._nothing = torch.empty(1, dtype=runtime.dtype(), device=runtime.torch_device())
 
         step = self._step(system, loops, self.scratch)
         step_of_one = step if one is loops else self._step(system, one, self.scratch_of_one)
         solver = newton(loops)(step.mech, self.scratch, self.quick, torch.finfo(runtime.dtype()).eps)
         self.rollout = rollout(loops)(solver, self.scratch)
-        self.linearisation = linearisation(loops)(step, last)
-        self.riccati = riccati(one)(self.linearisation, self.scratch_of_one)
-        self.boxed = boxed_step(one)(self.riccati, self.scratch_of_one)
-        self.cg = conjugate_gradients(one)(step_of_one, self.scratch_of_one)
+        self.linearisation = linearisation(loops)(step)
+        self.riccati = riccati(one)(self.linearisation)
+        self.boxed = boxed_step(one)(self.riccati)
+        self.cg = conjugate_gradients(one)(step_of_one)
         sweeps = sensitivity(loops)(step)
         self.many = sweeps.many  # columns of a Jacobian that a thread makes
 
@@ -71,11 +76,6 @@ class Kernels:
     def _step(self, system: System, loops: Loops, scratch: Scratch):
         """The linearised step for one kind of loops."""
         return linear_step(loops)(mechanics(loops)(system, self.quick.kind), scratch)
-
-    @property
-    def in_parts(self) -> bool:
-        """Whether rollouts are linearised in parts that a cache holds."""
-        return not self.scratch.last
 
     def part(self, B: int, N: int) -> int:
         """Of B rollouts of N steps, how many are linearised at a time: on a GPU all, on a CPU what a cache holds."""

@@ -24,7 +24,7 @@ def linearisation(loops: Loops):
     class Linearisation:
         """T_z, T_q (D × D), T_π and T_a (D × m) of every step; a thread has one step or all of its lanes' rollouts."""
 
-        def __init__(self, step, last: bool):
+        def __init__(self, step):
             self.step = step
             self.mech = step.mech
             D, m = self.mech.D, self.mech.m
@@ -32,7 +32,7 @@ def linearisation(loops: Loops):
             sizes |= {"p": D * m, "a": D * m if self.mech.damped else 0}
             self.size, at = sum(sizes.values()), 0
             for name, size in sizes.items():
-                setattr(self, name, Rows(at, self.size, last))
+                setattr(self, name, Rows(at, self.size, loops.last))
                 at += size
 
         @ti.func

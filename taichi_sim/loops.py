@@ -42,6 +42,7 @@ class Loops:
     `side` have to be ti.static or ti.ndrange themselves.
 
     own: whether vectors are a thread's own variables, not windows of a scratch tensor
+    last: whether such tensors have rollouts as their last axis: a GPU's neighbouring threads then touch neighbours
     """
 
     name: str
@@ -52,6 +53,7 @@ class Loops:
     side: Callable
     known: Callable
     span: Callable
+    last: bool = False
 
     def __str__(self):
         return self.name
@@ -249,16 +251,16 @@ class Slot:
     Of two scratch tensors slot[work, quick, b] belongs to the one of its kind.
     """
 
-    def __init__(self, n: int, width: int, at: int, loops: Loops, scratch: "Scratch"):
+    def __init__(self, n: int, width: int, at: int, scratch: "Scratch"):
         self.width, self.at, self.scratch = width, at, scratch
-        self.local = loops.local(n, width, scratch.kind) if loops.own else None
+        self.local = scratch.loops.local(n, width, scratch.kind) if scratch.loops.own else None
 
     def __getitem__(self, where):
         if self.local is not None:
             return self.local[where]
         *works, b = where
         work, scratch = works[self.scratch.second], self.scratch
-        if scratch.last:
+        if scratch.loops.last:
             B = impl.expr_init(ti.raw_div(work.shape[0], scratch.size))
             return View(work, impl.expr_init(self.at * B + b), B, self.width, kind=scratch.kind)
         return View(work, impl.expr_init(b * scratch.size + self.at), 1, self.width, kind=scratch.kind)
@@ -284,18 +286,18 @@ class Rows:
 
 
 class Scratch:
-    """Hands out the slots of one scratch tensor: B × size on a CPU, size × B on a GPU, where neighbouring threads
-    then touch neighbouring numbers. It is flat: each access to a tensor of several dimensions reads their sizes again.
+    """Hands out the slots of one scratch tensor, B × size or, with rollouts last, size × B.
+
+    It is flat: each access to a tensor of several dimensions reads their sizes again.
 
     kind: of its numbers; second: whether it is the second of two
     """
 
-    def __init__(self, loops: Loops, last: bool, kind=float, second: bool = False):
-        self.loops, self.last, self.size = loops, last, 0
-        self.kind, self.second = kind, second
+    def __init__(self, loops: Loops, kind=float, second: bool = False):
+        self.loops, self.kind, self.second, self.size = loops, kind, second, 0
 
     def slot(self, n: int, width: int = 1) -> Slot:
-        slot = Slot(n, width, self.size, self.loops, self)
+        slot = Slot(n, width, self.size, self)
         if slot.local is None:
             self.size += max(n, 1) * width
         return slot

@@ -60,7 +60,7 @@ def riccati(loops: Loops):
     class Riccati:
         """One thread a rollout. `maps` come from `Linearisation`."""
 
-        def __init__(self, linearisation, scratch: Scratch):
+        def __init__(self, linearisation):
             self.maps = linearisation
             self.mech = linearisation.mech
             D, m = self.mech.D, self.mech.m
@@ -68,7 +68,7 @@ def riccati(loops: Loops):
             self.D, self.n = D, 4 * D + m
             Dq = D * D if self.mech.dissipative else 0
             Da = D * m if self.mech.damped else 0
-            store = Scratch(loops, scratch.last)
+            store = Scratch(loops)
             self.row = store.slot(D)
             self.P, self.linear = store.slot(self.n * self.n), store.slot(self.n)  # upper triangle of P, and l
             self.xx, self.xq, self.xv, self.xx0 = (store.slot(D * D) for _ in range(4))  # x₁ beside x₁, q, v and x

@@ -6,6 +6,9 @@ import numpy as np
 import torch
 
 from taichi_sim import Builder, State, runtime
+from taichi_sim.loops import LOOPED
+
+LAST = dataclasses.replace(LOOPED, name="looped, rollouts last", last=True)  # memory as on a GPU
 
 
 def oscillator():

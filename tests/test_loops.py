@@ -1,10 +1,12 @@
-"""Kernels unrolled, with loops over scratch memory or local variables, and with several lanes: the same computation."""
+"""Kernels unrolled, with loops over scratch memory, in both orders, or local variables, and with lanes: the same bits."""
 
+import dataclasses
 import functools
 
 import pytest
 import systems
 import torch
+from systems import LAST
 
 import tasks
 from taichi_sim import Builder, Simulator
@@ -13,7 +15,10 @@ from taichi_sim.loops import ABREAST, ALONE, LOOPED, UNROLLED
 B, N = 13, 10  # three of sixteen lanes have no rollout
 NAMES = ("pendulum", "double", "rope", "free_pair")
 KINDS = dict.fromkeys(NAMES, (UNROLLED, LOOPED, ABREAST))
-KINDS |= dict.fromkeys(("pendulum", "damped_pendulum"), (UNROLLED, LOOPED, ALONE, ABREAST))  # others compile for long
+KINDS["rope"] += (LAST,)
+UNROLLED_LAST = dataclasses.replace(UNROLLED, last=True)
+SMALL = (UNROLLED, UNROLLED_LAST, LOOPED, LAST, ALONE, ABREAST)
+KINDS |= dict.fromkeys(("pendulum", "damped_pendulum"), SMALL)  # others compile for long
 ROWS = ("x", "v", "p", "status", "iterations")
 
 
