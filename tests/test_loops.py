@@ -1,4 +1,4 @@
-"""Kernels unrolled, with loops over scratch memory, in both orders, or local variables, and with lanes: the same bits."""
+"""Kernels unrolled, with loops over scratch memory, in both orders, or local variables, and with lanes: equal bits."""
 
 import dataclasses
 import functools
