@@ -20,7 +20,7 @@ def metrics(task: Task, rows: Trajectory) -> dict[str, torch.Tensor]:
 
     return: Σ r over the horizon
     terminal_kinetic_energy: J, mean over the 10 steps after the horizon (paper, figure 8)
-    final_distance: m, mean over points and the last 10 rows of ‖x − x*‖ (figure 9)
+    final_distance: m, mean over points and the last 10 rows, or all of fewer, of ‖x − x*‖ (figure 9)
     handle_speed: m/s, mean ‖E a‖ over handles and the horizon (figure 10)
     """
     horizon = task.N + 1
@@ -28,7 +28,7 @@ def metrics(task: Task, rows: Trajectory) -> dict[str, torch.Tensor]:
     kinetic = 0.5 * (mass * rows.v.square().sum(-1)).sum(-1)
     axes = torch.as_tensor(task.system.axes.copy()).to(rows.a.device, rows.a.dtype)
     handle = (rows.a[:, : task.N] @ axes.T).unflatten(-1, task.system.home.shape).norm(dim=-1)
-    far = (rows.x[:, horizon - LAST : horizon] - task.goal).norm(dim=-1)
+    far = (rows.x[:, max(1, horizon - LAST) : horizon] - task.goal).norm(dim=-1)
     return {
         "return": task.rewards(rows).sum(1),
         "terminal_kinetic_energy": kinetic[:, horizon:].mean(1),

@@ -151,7 +151,7 @@ def train(task: Task, config: Config, run: Run, on_epoch: Callable[[dict], None]
             training.lap("rollout")
             actor_adam.zero_grad()
             loss.backward()
-            norms.append(nn.utils.clip_grad_norm_(policy.parameters(), config.clip).item())
+            norms.append(nn.utils.clip_grad_norm_([*policy.parameters(), *noise.parameters()], config.clip).item())
             actor_adam.step()
             training.lap("backward")
             losses.append(fit(critic, critic_adam, target, rewards[ok], seen[ok], config, generator))

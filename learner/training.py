@@ -79,7 +79,7 @@ class Training:
             raise InputError(f"failures: expected at most {share:.0%} of rollouts, got {failed} of {rollouts}{where}")
 
     def end_epoch(self, policy: Policy, samples: int, returns: torch.Tensor, failed: int, **rest):
-        """Validate, log and save.
+        """Validate, log and save. `seconds` count no validation: it would cost learners with short epochs most.
 
         samples: simulated steps that went into this epoch's update
         returns: (B,) of the rollouts of this epoch that did not fail
@@ -89,7 +89,7 @@ class Training:
         rows = closed_loop(self.task, policy, self._validation, self.task.N + AFTER)
         unseen = metrics(self.task, rows[rows.ok])
         self.lap("validation")
-        self._seconds += sum(self._laps.values())
+        self._seconds += sum(seconds for phase, seconds in self._laps.items() if phase != "validation")
         self._samples += samples
         row = {
             "epoch": self._epoch + 1,
@@ -98,6 +98,7 @@ class Training:
             "return": returns.mean().item(),
             "return_std": returns.std(correction=0).item(),
             "failed": failed,
+            "failed_validation": int((~rows.ok).sum()),
             **{f"{name}_validation": values.mean().item() for name, values in unseen.items()},
             **{f"{name}_validation_std": values.std(correction=0).item() for name, values in unseen.items()},
             **rest,
@@ -129,7 +130,8 @@ def unpack(name: str, tensors: dict[str, torch.Tensor], module: nn.Module, optim
             expect(tensor is not None, f"adam/{name}/{key}/{moment}", "a tensor in the checkpoint", "none")
             like = torch.zeros(()) if moment == "step" else parameter
             check_tensor(f"adam/{name}/{key}/{moment}", tensor, like)
-        near = {k for k in moments if k != "step" or optimiser.defaults["capturable"]}
+        on_device = optimiser.defaults["capturable"] or optimiser.defaults["fused"]  # where Adam keeps its step
+        near = {k for k in moments if k != "step" or on_device}
         optimiser.state[parameter] = {k: t.to(parameter.device) if k in near else t for k, t in moments.items()}
 
 
