@@ -13,7 +13,7 @@ import threading
 import time
 from pathlib import Path
 
-from taichi_sim.errors import InputError, expect
+from taichi_sim.errors import expect
 
 from .experiments import EXPERIMENTS, Entry, entries
 
@@ -57,6 +57,10 @@ def done(run: Path) -> bool:
     return (run / "evaluation.json").exists()
 
 
+class PilotFailed(Exception):
+    """A pilot run ended with an error, and so would the training."""
+
+
 class Runner:
     """Runs entries as processes of their own, `jobs` side by side, each with its share of the CPU's threads."""
 
@@ -96,7 +100,10 @@ class Runner:
         else:
             shutil.rmtree(path, ignore_errors=True)  # what was cut off before its config was written
             flags = self._flags(entry)
-            epochs = self._planned(entry, flags)
+            try:
+                epochs = self._planned(entry, flags)
+            except PilotFailed as failure:
+                return str(failure), False
             code, error = self._pods(path, *flags, *epochs, "--seed", entry.seed, "--run", path)
         if code:
             return f"exit {code}: {error}, see {path}.txt", False
@@ -133,7 +140,7 @@ class Runner:
         shutil.rmtree(path, ignore_errors=True)
         code, error = self._pods(path, *arguments, "--run", path)
         if code:
-            raise InputError(f"{entry}: expected a pilot run to work, got exit {code}: {error}")
+            raise PilotFailed(f"pilot: exit {code}: {error}, see {path}.txt")
 
     def _pods(self, path: Path, *arguments) -> tuple[int, str]:
         """`pods train` with these arguments, its output in PATH.txt; exit code and last line on stderr."""

@@ -8,13 +8,21 @@ import dataclasses
 import io
 import json
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 
 from taichi_sim.errors import InputError
 
 from .experiments import EXPERIMENTS, PAPER, PAPER_COLUMNS, Entry
 
-LEVEL = 1.05  # times the cost at which a learner ended: where it counts as having got there
+LEVEL = 1.05  # times a cost: where a learner counts as having got there
+# Of the figures with a panel for each task: what is drawn, and its title
+PANELS = {
+    "fig4": ("return", "cost −V"),
+    "fig8": ("terminal_kinetic_energy", "terminal kinetic energy [J]"),
+    "fig9": ("final_distance", "final distance [m]"),
+    "fig10": ("handle_speed", "mean handle speed [m/s]"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,17 +100,25 @@ def report(name: str, found: list[Result], missing: list[Entry]) -> str:
     lines += table("Return: mean over test states and seeds ± deviation over test states [over seeds]", _returns)
     if any(r.evaluation["optimality_gap"] is not None for r in found):
         lines += table("Optimality gap: cost above the best known, mean over seeds (worst)", _gaps)
+    column, title = PANELS.get(name, ("return", ""))
+    if column != "return":
+        title = f"{title[0].upper()}{title[1:]}: mean over test states and seeds"
+        lines += table(title, lambda rs: f"{statistics.mean(r.evaluation[column] for r in rs):.2g}")
     lines += table("Seconds of training, million simulated steps", _effort)
-    lines += table(f"Seconds until within {LEVEL - 1:.0%} of the cost at the end", lambda rs: _seconds(rs, _own(rs)))
+    lines += table(f"Seconds until within {LEVEL - 1:.0%} of its lowest cost", lambda rs: _seconds(rs, _lowest))
     if any(label == "sac" for label in labels):
+        level = {task: _end(found) for (task, label), found in cells.items() if label == "sac"}
         lines += table(
             f"Seconds until within {LEVEL - 1:.0%} of SAC's cost at the end",
-            lambda rs: _seconds(rs, _own(cells.get((rs[0].entry.task, "sac")))),
+            lambda rs: _seconds(rs, lambda r: level[r.entry.task]) if rs[0].entry.task in level else "",
         )
     if name == "table1":
         lines += _paper(cells)
     if name == "tuning":
         lines += _settings(found)
+    changed = [f"- {r.entry}: {', '.join(other)}" for r in found if (other := _changed(r))]
+    if changed:
+        lines += ["## Run with what is no longer set", "", *changed, ""]
     if missing:
         lines += ["## Not run", "", *(f"- {entry}" for entry in missing), ""]
     return "\n".join(lines)
@@ -117,6 +133,16 @@ def _settings(found: list[Result]) -> list[str]:
         changed = {key: value for key, value in settings.items() if base is settings or value != base[key]}
         lines.append(f"- {r.entry.variant.label}: {', '.join(f'{key} {value:g}' for key, value in changed.items())}")
     return [*lines, ""]
+
+
+def _changed(r: Result) -> list[str]:
+    """What a run had otherwise than it would have today."""
+    import tasks
+
+    ran = {"improvements": 1} | r.config["config"]  # which runs without the setting had
+    other = [f"{name} {ran.get(name)}" for name, value in r.entry.variant.settings if ran.get(name) != value]
+    today = json.loads(json.dumps(tasks.make(r.entry.task, r.entry.horizon).definition()))
+    return other + (["another definition of the task"] if r.config["definition"] != today else [])
 
 
 def _row(words) -> list[str]:
@@ -139,7 +165,7 @@ def _machine(found: list[Result]) -> str:
 def _returns(results: list[Result]) -> str:
     values = [r.evaluation["return"] for r in results]
     spread = statistics.mean(r.evaluation["return_std"] for r in results)
-    over = f" [{statistics.pstdev(values):.3f}, n={len(values)}]" if len(values) > 1 else ""
+    over = f" [{statistics.stdev(values):.3f}, n={len(values)}]" if len(values) > 1 else ""
     return f"{statistics.mean(values):.3f} ± {spread:.2f}{over}"
 
 
@@ -155,36 +181,43 @@ def _effort(results: list[Result]) -> str:
     return f"{seconds:.0f} s, {samples / 1e6:.2f}"
 
 
-def _own(results: list[Result] | None) -> float | None:
+def _lowest(r: Result) -> float:
+    """The lowest cost on unseen states; not that at the end, which a run that diverged reaches at once."""
+    return min(-v for v in r.log["return_validation"])
+
+
+def _end(results: list[Result]) -> float:
     """The cost on unseen states at the end, mean over seeds."""
-    return None if results is None else -statistics.mean(r.log["return_validation"][-1] for r in results)
+    return -statistics.mean(r.log["return_validation"][-1] for r in results)
 
 
-def _reached(results: list[Result], cost: float | None) -> float | None:
-    """Seconds, mean over seeds, until −V on unseen states is first within `LEVEL` of `cost`; None if some never are."""
+def _reached(results: list[Result], level: Callable[[Result], float]) -> float | None:
+    """Seconds, mean over seeds, until −V on unseen states is first within `LEVEL` of `level`; None if one never is."""
     times = []
-    for r in results if cost is not None else ():
-        there = (s for s, v in zip(r.log["seconds"], r.log["return_validation"], strict=True) if -v <= LEVEL * cost)
+    for r in results:
+        cost = LEVEL * level(r)
+        there = (s for s, v in zip(r.log["seconds"], r.log["return_validation"], strict=True) if -v <= cost)
         times.append(next(there, None))
-    return None if None in times or not times else statistics.mean(times)
+    return None if None in times else statistics.mean(times)
 
 
-def _seconds(results: list[Result], cost: float | None) -> str:
-    reached = _reached(results, cost)
-    return ("" if cost is None else "never") if reached is None else f"{reached:.0f}"
+def _seconds(results: list[Result], level: Callable[[Result], float]) -> str:
+    reached = _reached(results, level)
+    return "never" if reached is None else f"{reached:.0f}"
 
 
 def _paper(cells) -> list[str]:
-    lines = [
+    head = [
         "## Beside the paper",
         "",
-        "Relative to pods-4000: cost, and time until within 5% of the own final cost; in brackets the paper's cost and "
-        "total time. The paper's reward weights are not published, so absolute values do not compare; order and ratio "
-        "do. Its cable and rope rows do not say which goal they had; they stand beside both.",
+        "Relative to pods-4000: cost, and time until within 5% of the own lowest cost; in brackets the paper's cost "
+        "and total time. The paper's reward weights are not published, so absolute values do not compare; order and "
+        "ratio do. Its cable and rope rows do not say which goal they had; they stand beside both.",
         "",
         *_row(["task", *PAPER_COLUMNS]),
         *_row(["---"] * (1 + len(PAPER_COLUMNS))),
     ]
+    lines = []
     for task in sorted({task for task, _ in cells}):
         figures = PAPER.get(task) or PAPER.get(task.rpartition("-")[0])
         if figures is None or (task, "pods-4000") not in cells:
@@ -196,11 +229,11 @@ def _paper(cells) -> list[str]:
             words.append("-" if ours is None else f"{ours[0] / cost:.2f}, {ours[1] / took:.2g} ×")
             words[-1] += f" ({value / figures[0][1]:.2f}, {hours / figures[1][1]:.2g} ×)"
         lines += _row(words)
-    return [*lines, ""]
+    return [*head, *lines, ""] if lines else []
 
 
 def _cost_and_time(results: list[Result]) -> tuple[float, float]:
-    return statistics.mean(-r.evaluation["return"] for r in results), _reached(results, _own(results))
+    return statistics.mean(-r.evaluation["return"] for r in results), _reached(results, _lowest)
 
 
 def draw(name: str, found: list[Result], folder: Path, output: Path) -> list[Path]:
@@ -209,10 +242,4 @@ def draw(name: str, found: list[Result], folder: Path, output: Path) -> list[Pat
     logs = [figures.Log.read(r.entry.path(folder), r.entry.variant.label) for r in found]
     if name in ("fig3", "fig6"):
         return figures.learning_curves(logs, output / name)
-    columns = {
-        "fig4": ("return", "cost −V"),
-        "fig8": ("terminal_kinetic_energy", "terminal kinetic energy [J]"),
-        "fig9": ("final_distance", "final distance [m]"),
-        "fig10": ("handle_speed", "mean handle speed [m/s]"),
-    }
-    return experiments.panels(logs, *columns[name], output / name) if name in columns else []
+    return experiments.panels(logs, *PANELS[name], output / name) if name in PANELS else []

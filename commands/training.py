@@ -40,8 +40,10 @@ def train(options):
         if not _out_of_memory(error):
             raise
         said = f"expected room for {config.k} rollouts an epoch, got an allocation that failed"
-        fits = max(1, min(config.k // 2, plan(task, config.k).fits))
-        raise OutOfMemory(f"memory: {said}; epochs saved: {run.saved}; a new run fits with --k {fits}") from error
+        less = f"a new run needs less with --k {max(1, config.k // 2)}"
+        if run.config["learner"] in DIRECTIONS:
+            less = f"a new run fits with --k {max(1, min(config.k // 2, plan(task, config.k).fits))}"
+        raise OutOfMemory(f"memory: {said}; epochs saved: {run.saved}; {less}") from error
     except (KeyboardInterrupt, Terminated) as stop:
         stop.args = (f"epochs saved: {run.saved}; go on with: pods train --resume {run.path}",)
         raise

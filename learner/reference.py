@@ -43,9 +43,6 @@ class Reference:
     origin: torch.Tensor
 
 
-ORIGINS = ("rest", "random motion", "policy")
-
-
 def path(task: Task) -> Path:
     return FOLDER / f"{task.name}.safetensors"
 

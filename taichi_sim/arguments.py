@@ -8,7 +8,7 @@ import torch
 
 from .errors import InputError, expect
 from .system import System
-from .trajectory import State
+from .trajectory import State, Trajectory
 
 
 def expect_countable(B: int, size: int):
@@ -54,6 +54,17 @@ class Arguments:
         shapes = {"x": (B, P, d), "v": (B, P, d), "p": (B, H, d), "x_prev": (B, P, d), "v_prev": (B, P, d)}
         fields = {name: self.tensor(f"start.{name}", getattr(start, name), shape) for name, shape in shapes.items()}
         return State(first=first, **fields)
+
+    def rows(self, trajectory) -> list[torch.Tensor]:
+        """Actions, x, v and p of a trajectory, without their history; it may have failed."""
+        expect(isinstance(trajectory, Trajectory), "trajectory", "a Trajectory", type(trajectory).__name__)
+        s, (B, N, _) = self.system, trajectory.a.shape
+        rows = {"x": (s.points, s.dim), "v": (s.points, s.dim), "p": (s.handles, s.dim)}
+        shapes = {"a": (B, N, s.actions)} | {name: (B, N + 1, *shape) for name, shape in rows.items()}
+        return [
+            self.tensor(f"trajectory.{name}", getattr(trajectory, name).detach(), shape, finite=False)
+            for name, shape in shapes.items()
+        ]
 
     def weights(self, name: str, tensor, shape: tuple) -> torch.Tensor:
         """As `tensor`, one row for all rollouts allowed."""

@@ -89,6 +89,7 @@ class Simulator:
 
     def advance(self, trajectory: Trajectory, t: int):
         """Fill row t+1 from row t and a[:, t], in place. A rollout whose action is not finite gets a status."""
+        expect(0 <= t < trajectory.a.shape[1], "t", f"a step from 0 to {trajectory.a.shape[1] - 1}", t)
         launch = self._launches.get(trajectory)
         if launch is None:
             launch = self._launches[trajectory] = self._prepared(trajectory)
@@ -159,6 +160,7 @@ class Simulator:
         """`gauss_newton` by a Riccati recursion, O(N n³): exact, and with feedback gains."""
         g, q, r, damping, free = self._arguments.model(trajectory.a.shape, g, q, r, damping, free)
         B, N, m = trajectory.a.shape
+        expect_countable(self._kernels.part(B, N), N * m * self._kernels.riccati.n)
         da = torch.zeros_like(g)
         gains = torch.zeros(B, N, m, self._kernels.riccati.n, dtype=self.dtype, device=self.device)
         curvature = torch.zeros(B, N, m, m, dtype=self.dtype, device=self.device)
@@ -251,10 +253,11 @@ class Simulator:
 
     def _rows(self, trajectory: Trajectory, scratch: Scratch | None = None):
         """What every sweep takes first: h, the rows and scratch, by default that of rollouts."""
-        flat = (trajectory.x.flatten(2), trajectory.v.flatten(2), trajectory.p.flatten(2))
-        rows = (r.detach().contiguous() for r in (trajectory.a, *flat, trajectory.status))
+        a, *rows = self._arguments.rows(trajectory)
+        flat = (row.flatten(2) for row in rows)
         work = self._kernels.memory(len(trajectory), (scratch or self._kernels.scratch).size)
-        return self.h, trajectory.start.first.contiguous().view(torch.uint8), *rows, work
+        first, status = trajectory.start.first.contiguous().view(torch.uint8), trajectory.status.contiguous()
+        return self.h, first, a, *flat, status, work
 
     def _warm_up(self):
         """Compile the adjoint now: torch runs CUDA backwards on a thread of its own, where Taichi cannot."""

@@ -1,6 +1,7 @@
 """pods reproduce: what it runs, what it leaves alone, and what its tables say."""
 
 import csv
+import dataclasses
 import json
 import os
 import pathlib
@@ -11,6 +12,7 @@ import time
 import pytest
 from processes import PODS, children
 
+import tasks
 from commands import experiments, results
 from commands.experiments import EXPERIMENTS, Entry, Variant
 
@@ -83,6 +85,17 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(tmp_path):
     assert "pendulum2d-stop pods1 seed 0: exit 2: " in done.stdout and "config.json" in done.stdout
 
 
+def test_a_pilot_that_fails_is_named_and_the_others_go_on(tmp_path):
+    """A file that is in the way of one learner's pilot."""
+    folder = tmp_path / "runs/reproduce/0.01min/pendulum2d-stop-n50"
+    folder.mkdir(parents=True)
+    (folder / "pilot-pods1").write_text("")
+    done = pods(*REPRODUCE[:5], "pods1,bptt", *REPRODUCE[6:], cwd=tmp_path)
+    assert done.returncode == 1
+    assert "pendulum2d-stop pods1 seed 0: pilot: exit 2: " in done.stdout
+    assert (folder / "bptt-s0/evaluation.json").exists()
+
+
 @pytest.mark.parametrize("number, code, line", (
     (signal.SIGINT, 130, "pods: interrupted"),
     (signal.SIGTERM, 143, "pods: terminated"),
@@ -150,7 +163,13 @@ def result(task, label, seed, cost, curve, gap=None):
     evaluation = {"return": -cost, "return_std": 2.0, "optimality_gap": gap, "failed": 0}
     evaluation |= {"terminal_kinetic_energy": 1e-6, "final_distance": None, "handle_speed": 0.1}
     where = {"device_type": "cpu", "device": "x", "threads": 1, "torch": "2", "taichi": "1", "python": "3"}
-    config = {"horizon": 150, "config": {"k": 4}, "environment": where | {"precision": "float64"}}
+    definition = json.loads(json.dumps(tasks.make(task).definition()))
+    config = {
+        "horizon": 150,
+        "config": {"k": 4},
+        "definition": definition,
+        "environment": where | {"precision": "float64"},
+    }
     return results.Result(Entry(task, None, Variant(label, label), seed), evaluation, config, log)
 
 
@@ -172,15 +191,46 @@ FOUND = [
 def test_the_report_has_means_over_seeds_and_times_to_a_level():
     text = results.report("table1", FOUND, [Entry("cloth-lay", None, Variant("sac", "sac"), 0)])
     returns = cells(text, "Return")["pendulum2d-stop"]
-    assert returns["pods-4000"] == "-11.000 ± 2.00 [1.000, n=2]" and returns["sac"] == "-22.000 ± 2.00"
+    assert returns["pods-4000"] == "-11.000 ± 2.00 [1.414, n=2]" and returns["sac"] == "-22.000 ± 2.00"
     gaps = cells(text, "Optimality gap")["pendulum2d-stop"]
     assert gaps == {"pods-4000": "2.00% (3.00%)", "sac": "120.00%", "ppo": "200.00%"}
     assert cells(text, "Seconds of training")["pendulum2d-stop"]["sac"] == "60 s, 0.00"
-    own = cells(text, "Seconds until within 5% of the cost at the end")["pendulum2d-stop"]
+    own = cells(text, "Seconds until within 5% of its lowest cost")["pendulum2d-stop"]
     assert own == {"pods-4000": "3", "sac": "30", "ppo": "60"}  # 2 and 4 s to 10.5; 30 s to 22.05
     level = cells(text, "Seconds until within 5% of SAC's cost at the end")["pendulum2d-stop"]
     assert level == {"pods-4000": "2", "sac": "30", "ppo": "never"}
     assert "- cloth-lay sac seed 0" in text
+
+
+def test_a_run_that_diverged_is_timed_by_the_best_it_had():
+    found = [result("pendulum2d-stop", "shac", 0, 60.0, [(1, 50), (20, 10), (60, 60)])]
+    own = cells(results.report("table1", found, []), "Seconds until within 5% of its lowest cost")
+    assert own["pendulum2d-stop"]["shac"] == "20"
+
+
+@pytest.mark.parametrize("name", ("fig8", "fig9", "fig10"))
+def test_a_figures_table_has_what_it_draws(name):
+    column, title = results.PANELS[name]
+    found = [result("pendulum2d-stop", "shac", seed, 60.0, [(1, 50)]) for seed in (0, 1)]
+    for n, r in enumerate(found):
+        r.evaluation[column] = 0.1 + 0.2 * n
+    assert cells(results.report(name, found, []), title.capitalize()[:12])["pendulum2d-stop"]["shac"] == "0.2"
+
+
+def test_runs_with_other_settings_than_todays_are_listed():
+    variant = next(v for v in EXPERIMENTS["table1"].variants if v.label == "pods-4000")
+    settings = dict(variant.settings)
+
+    def listed(**ran):
+        r = result("pendulum2d-stop", "pods-4000", 0, 10.0, [(1, 10)])
+        r.config["config"] = settings | ran
+        r.config["definition"]["N"] = ran.pop("N", 150)
+        entry = Entry("pendulum2d-stop", None, variant, 0)
+        return results.report("table1", [dataclasses.replace(r, entry=entry)], [])
+
+    assert "no longer set" not in listed()
+    assert "- pendulum2d-stop pods-4000 seed 0: steps 7" in listed(steps=7)
+    assert "- pendulum2d-stop pods-4000 seed 0: another definition of the task" in listed(N=149)
 
 
 def test_the_report_stands_beside_the_paper_in_ratios():

@@ -304,6 +304,22 @@ def test_closed_loop_gives_a_status_to_an_action_that_is_not_finite(simulator):
     assert all(torch.isfinite(rows).all() for rows in (trajectory.x, trajectory.v, trajectory.p))
 
 
+def test_a_step_outside_the_trajectory_is_refused(simulator):
+    sim = simulator("pendulum")
+    trajectory = sim.begin(systems.start(sim, 2), 4)
+    for t in (-1, 4):
+        with pytest.raises(InputError, match=f"t: expected a step from 0 to 3, got {t}"):
+            sim.advance(trajectory, t)
+
+
+def test_a_trajectory_of_another_system_is_refused(simulator):
+    sim, other = simulator("pendulum"), simulator("double")
+    rows = other.rollout(systems.start(other, 2), systems.actions(other, 2, 3))
+    for sweep in (sim.vjp, sim.jacobian):
+        with pytest.raises(InputError, match=r"trajectory.a: expected \(2, 3, \d\), got \(2, 3, \d\)"):
+            sweep(rows)
+
+
 def test_a_handle_that_holds_nothing_cannot_hide_an_action_that_is_not_finite(simulator):
     b = Builder("loose handle", dim=2)
     b.point((0.0, 0.0), mass=0.1)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
 from . import figures
 from .figures import COLOURS, STYLES, Log
 
@@ -25,19 +23,17 @@ def panels(logs: list[Log], name: str, title: str, stem: Path) -> list[Path]:
     sign = -1 if name == "return" else 1
     for task, axes in zip(tasks, grid, strict=False):
         for n, learner in enumerate(learners):
-            group = [log.columns for log in logs if (log.task, log.label) == (task, learner)]
+            group = [log for log in logs if (log.task, log.label) == (task, learner)]
             if not group:
                 continue
-            length = min(len(columns["epoch"]) for columns in group)
-            seconds, value, spread = (
-                np.mean([columns[column][:length] for columns in group], 0)
-                for column in ("seconds", f"{name}_validation", f"{name}_validation_std")
-            )
+            seconds, columns = figures.side_by_side(group, "seconds")
+            value, spread = (columns[f"{name}_validation{end}"].mean(0) for end in ("", "_std"))
             style = {"color": COLOURS[n % len(COLOURS)]}
             axes.fill_between(seconds, sign * value, sign * value + spread / 2, alpha=0.12, linewidth=0, **style)
             axes.plot(seconds, sign * value, linestyle=STYLES[n % len(STYLES)], label=learner, **style)
         axes.set(title=task, xscale="log", yscale="log")
         axes.xaxis.set_minor_formatter("")
+        axes.tick_params(axis="y", which="minor", labelsize="x-small")  # labelled where there is one power of ten only
         axes.grid(alpha=0.3)
     for axes in grid[len(tasks) :]:
         axes.remove()

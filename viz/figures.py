@@ -56,6 +56,18 @@ class Log:
         return log
 
 
+def side_by_side(logs: list[Log], at: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Columns (runs, places) at the same epochs, samples or seconds: those of the first run that all have passed."""
+    own = [log.columns[at] for log in logs]
+    begin, end = max(places[0] for places in own), min(places[-1] for places in own)
+    where = own[0][(own[0] >= begin) & (own[0] <= end)]
+    columns = logs[0].columns
+    return where, {
+        name: np.stack([np.interp(where, places, log.columns[name]) for places, log in zip(own, logs, strict=True)])
+        for name in columns
+    }
+
+
 def learning_curves(logs: list[Log], stem: Path) -> list[Path]:
     """Cost −V on unseen start states against epochs, samples and wall time: a row a task, a line a learner.
 
@@ -71,14 +83,13 @@ def learning_curves(logs: list[Log], stem: Path) -> list[Path]:
             group = [log for log in logs if (log.task, log.label) == (task, learner)]
             if not group:
                 continue
-            length = min(len(log.columns["epoch"]) for log in group)
-            column = {k: np.stack([log.columns[k][:length] for log in group]) for k in group[0].columns}
-            cost = -column["return_validation"].mean(0)
-            spread = column["return_validation"].std(0) if len(group) > 1 else column["return_validation_std"][0]
-            low = np.maximum(cost - spread / 2, cost / 10) if len(group) > 1 else cost
             label = learner if len(group) == 1 else f"{learner}, {len(group)} seeds"
-            for axes, k in zip(row, ("epoch", "samples", "seconds"), strict=True):
-                at, style = column[k].mean(0), {"color": COLOURS[n % len(COLOURS)]}
+            for axes, name in zip(row, ("epoch", "samples", "seconds"), strict=True):
+                at, column = side_by_side(group, name)
+                cost = -column["return_validation"].mean(0)
+                spread = column["return_validation"].std(0) if len(group) > 1 else column["return_validation_std"][0]
+                low = np.maximum(cost - spread / 2, cost / 10) if len(group) > 1 else cost
+                style = {"color": COLOURS[n % len(COLOURS)]}
                 axes.fill_between(at, low, cost + spread / 2, alpha=0.15, linewidth=0, **style)
                 axes.plot(at, cost, linestyle=STYLES[n % len(STYLES)], label=label, **style)
         for axes, name in zip(row, ("epochs", "simulated steps", "wall time [s]"), strict=True):
