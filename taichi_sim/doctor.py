@@ -8,7 +8,7 @@ import numpy as np
 import taichi as ti
 import torch
 
-from . import runtime
+from . import processor, runtime
 from .builder import Builder
 from .simulator import Simulator
 from .verification import adjoint_mismatch
@@ -33,7 +33,10 @@ def examine(device: str, precision: str, say) -> bool:
     say(f"devices     {torch.get_num_threads()} CPU threads; CUDA: {cuda}")
     vulkan = subprocess.run([sys.executable, "-c", _VULKAN], capture_output=True, timeout=60).returncode == 0
     say(f"Vulkan      {'ok' if vulkan else 'none: the viewer needs a driver, e.g. Debian mesa-vulkan-drivers'}")
+    real = processor.name()
     runtime.init(device, precision)
+    told = processor.name()
+    say(f"LLVM        takes the CPU for {real or 'what it finds'}{f', is told {told}' if told != real else ''}")
     say(f"running on  {runtime.torch_device()}, {runtime.dtype()}")
     return _precision(say) & _self_test(say)
 

@@ -20,6 +20,7 @@ import taichi as ti
 import torch
 from taichi.lang.ast import ast_transformer_utils
 
+from . import processor
 from .errors import InputError, expect
 
 HUGE = 2**23  # bytes from which a tensor is large
@@ -46,6 +47,7 @@ def init(device: str = "auto", precision: str = "float64", threads: int | None =
         # PyTorch's large tensors in pages of 2 MiB, see `zeros`; heard if it has allocated nothing yet
         os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     options = {} if threads is None else {"cpu_max_num_threads": threads}
+    known = processor.better_name() if device == "cpu" else None
     if "TI_LOG_LEVEL" not in os.environ:
         options["log_level"] = ti.WARN
     with contextlib.redirect_stdout(io.StringIO()):  # Taichi announces itself
@@ -56,21 +58,25 @@ def init(device: str = "auto", precision: str = "float64", threads: int | None =
             fast_math=False,
             unrolling_limit=0,
             offline_cache=True,
-            offline_cache_file_path=str(_cache()),
+            offline_cache_file_path=str(_cache(known)),
             debug=debug,
             **options,
         )
+    if known is not None:
+        processor.introduce(known)
     ast_transformer_utils.TextWrapper = _Wrapper
     atexit.register(ti.reset)  # writes the cache; left to the interpreter's end, torch's graphs can keep it from that
 
 
-def _cache() -> Path:
-    """Where compiled kernels are kept. If nothing can be written there, a warning and a temporary folder.
+def _cache(known: str | None) -> Path:
+    """Where compiled kernels are kept, those for another CPU than LLVM's by its name: Taichi does not tell them apart.
+
+    If nothing can be written there, a warning and a temporary folder.
 
     Taichi itself ends such a process with a segmentation fault, cache asked for or not.
     """
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    cache = Path(home, "taichi", "ticache")
+    cache = Path(home, "taichi", "ticache" if known is None else f"ticache-{known}")
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=cache):
