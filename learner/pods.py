@@ -39,7 +39,7 @@ class Config(settings.Config):
 
 PRESETS = {
     "paper": {},
-    "cpu": {"epochs": 60, "k": 128, "improvements": 3, "steps": 60, "batch": 4096, "memory": 4},
+    "cpu": {"epochs": 60, "k": 128, "steps": 60, "batch": 4096, "memory": 4},
 }
 
 
