@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import csv
 import dataclasses
 import io
@@ -10,6 +9,7 @@ import json
 import statistics
 from collections.abc import Callable
 from pathlib import Path
+from string import ascii_uppercase
 
 from taichi_sim.errors import InputError
 
@@ -96,7 +96,10 @@ def report(name: str, found: list[Result], missing: list[Entry]) -> str:
             lines += _row([task, *(cell(cells[task, label]) if (task, label) in cells else "" for label in labels)])
         return [*lines, ""]
 
-    lines = [f"# {EXPERIMENTS[name].title}", "", _machine(found), ""]
+    machines = list(dict.fromkeys(map(_machine, found)))
+    seeds = ", ".join(map(str, sorted({r.entry.seed for r in found})))
+    lines = [f"# {EXPERIMENTS[name].title}", "", f"{len(found)} runs, seeds {seeds}.", ""]
+    lines += [*(f"- {letter}: {machine}" for letter, machine in zip(ascii_uppercase, machines, strict=False)), ""]
     lines += table("Return: mean over test states and seeds ± deviation over test states [over seeds]", _returns)
     if any(r.evaluation["optimality_gap"] is not None for r in found):
         lines += table("Optimality gap: cost above the best known, mean over seeds (worst)", _gaps)
@@ -104,6 +107,9 @@ def report(name: str, found: list[Result], missing: list[Entry]) -> str:
     if column != "return":
         title = f"{title[0].upper()}{title[1:]}: mean over test states and seeds"
         lines += table(title, lambda rs: f"{statistics.mean(r.evaluation[column] for r in rs):.2g}")
+    if len(machines) > 1:
+        letters = {machine: ascii_uppercase[n] for n, machine in enumerate(machines)}
+        lines += table("Machine", lambda rs: ", ".join(sorted({letters[_machine(r)] for r in rs})))
     lines += table("Seconds of training, million simulated steps", _effort)
     lines += table(f"Seconds until within {LEVEL - 1:.0%} of its lowest cost", lambda rs: _seconds(rs, _lowest))
     if any(label == "sac" for label in labels):
@@ -149,17 +155,13 @@ def _row(words) -> list[str]:
     return ["| " + " | ".join(words) + " |"]
 
 
-def _machine(found: list[Result]) -> str:
-    """What the runs ran on: a sentence for each kind of machine."""
-    kinds = collections.Counter()
-    for r in found:
-        where = r.config["environment"]
-        kinds[
-            f"{where['device_type']} ({where['device']}), {where['threads']} thread(s) a run, torch {where['torch']}, "
-            f"Taichi {where['taichi']}, Python {where['python']}, physics in {where['precision']}"
-        ] += 1
-    seeds = ", ".join(map(str, sorted({r.entry.seed for r in found})))
-    return f"{len(found)} runs, seeds {seeds}. " + ". ".join(f"{n} on {kind}" for kind, n in kinds.items()) + "."
+def _machine(r: Result) -> str:
+    """What a run ran on."""
+    where = r.config["environment"]
+    return (
+        f"{where['device_type']} ({where['device']}), {where['threads']} thread(s) a run, torch {where['torch']}, "
+        f"Taichi {where['taichi']}, Python {where['python']}, physics in {where['precision']}"
+    )
 
 
 def _returns(results: list[Result]) -> str:

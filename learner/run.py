@@ -35,13 +35,16 @@ def environment() -> dict:
 
 
 def _processor() -> str:
-    """The CPU's name (Linux), or its architecture."""
+    """The CPU's name (Linux), with the numbers that tell generations of one name apart, or its architecture."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        text = Path("/proc/cpuinfo").read_text().partition("\n\n")[0]
     except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, "") or platform.machine()
+        text = ""
+    about = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in text.splitlines())}
+    name = about.get("model name") or platform.machine()
+    if "cpu family" not in about or "model" not in about:
+        return name
+    return f"{name} (family {about['cpu family']}, model {about['model']})"
 
 
 class Run:
