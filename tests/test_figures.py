@@ -202,7 +202,7 @@ def test_metrics_are_means_over_seeds_and_their_range(many, tmp_path, drawn):
 
 @pytest.mark.parametrize("names, learners", ((("pendulum2d-stop",), 3), (tuple("abcdefghijk"), 7)))
 def test_panels_show_a_column_of_the_log_for_every_task_and_learner(tmp_path, drawn, names, learners):
-    """One panel or eleven, every learner in each but one: means over seeds against wall time, and names that fit."""
+    """One panel or eleven, every learner in each but one: means over seeds, and names that fit."""
     labels = [f"learner-{n}" for n in range(learners)]
     runs = {
         (task, label, seed): write_run(tmp_path / task / f"{label}-{seed}", task=task, learner=label, seed=seed)

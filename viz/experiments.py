@@ -1,4 +1,4 @@
-"""The paper's figures 4, 8, 9 and 10: a panel for each task, a line for each learner, against wall time."""
+"""The paper's figures 4, 8, 9 and 10: a panel for each task, a line for each learner, against training time."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def panels(logs: list[Log], name: str, title: str, stem: Path) -> list[Path]:
         axes.grid(alpha=0.3)
     for axes in grid[len(tasks) :]:
         axes.remove()
-    figure.supxlabel("wall time [s]")
+    figure.supxlabel("training time [s]")
     figure.supylabel(title)
     lines = {line.get_label(): line for axes in grid[: len(tasks)] for line in axes.get_lines()}
     fit = max(1, int(figure.get_figwidth() / INCHES))

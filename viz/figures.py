@@ -69,7 +69,7 @@ def side_by_side(logs: list[Log], at: str) -> tuple[np.ndarray, dict[str, np.nda
 
 
 def learning_curves(logs: list[Log], stem: Path) -> list[Path]:
-    """Cost −V on unseen start states against epochs, samples and wall time: a row a task, a line a learner.
+    """Cost −V on unseen start states against epochs, samples and training time: a row a task, a line a learner.
 
     Of several seeds the mean, half their standard deviation shaded; of one, half that over its start states, upwards.
     """
@@ -92,7 +92,7 @@ def learning_curves(logs: list[Log], stem: Path) -> list[Path]:
                 style = {"color": COLOURS[n % len(COLOURS)]}
                 axes.fill_between(at, low, cost + spread / 2, alpha=0.15, linewidth=0, **style)
                 axes.plot(at, cost, linestyle=STYLES[n % len(STYLES)], label=label, **style)
-        for axes, name in zip(row, ("epochs", "simulated steps", "wall time [s]"), strict=True):
+        for axes, name in zip(row, ("epochs", "simulated steps", "training time [s]"), strict=True):
             axes.set(yscale="log", xlabel=name)
             axes.grid(alpha=0.3)
         row[0].set(ylabel="cost −V", title=task)
