@@ -96,10 +96,10 @@ def report(name: str, found: list[Result], missing: list[Entry]) -> str:
             lines += _row([task, *(cell(cells[task, label]) if (task, label) in cells else "" for label in labels)])
         return [*lines, ""]
 
-    machines = list(dict.fromkeys(map(_machine, found)))
+    machines = dict(zip(dict.fromkeys(map(_machine, found)), ascii_uppercase, strict=False))
     seeds = ", ".join(map(str, sorted({r.entry.seed for r in found})))
     lines = [f"# {EXPERIMENTS[name].title}", "", f"{len(found)} runs, seeds {seeds}.", ""]
-    lines += [*(f"- {letter}: {machine}" for letter, machine in zip(ascii_uppercase, machines, strict=False)), ""]
+    lines += [*(f"- {letter}: {machine}" for machine, letter in machines.items()), ""]
     lines += table("Return: mean over test states and seeds ± deviation over test states [over seeds]", _returns)
     if any(r.evaluation["optimality_gap"] is not None for r in found):
         lines += table("Optimality gap: cost above the best known, mean over seeds (worst)", _gaps)
@@ -108,8 +108,7 @@ def report(name: str, found: list[Result], missing: list[Entry]) -> str:
         title = f"{title[0].upper()}{title[1:]}: mean over test states and seeds"
         lines += table(title, lambda rs: f"{statistics.mean(r.evaluation[column] for r in rs):.2g}")
     if len(machines) > 1:
-        letters = {machine: ascii_uppercase[n] for n, machine in enumerate(machines)}
-        lines += table("Machine", lambda rs: ", ".join(sorted({letters[_machine(r)] for r in rs})))
+        lines += table("Machine", lambda rs: ", ".join(sorted({machines[_machine(r)] for r in rs})))
     lines += table("Seconds of training, million simulated steps", _effort)
     lines += table(f"Seconds until within {LEVEL - 1:.0%} of its lowest cost", lambda rs: _seconds(rs, _lowest))
     if any(label == "sac" for label in labels):

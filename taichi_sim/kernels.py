@@ -84,7 +84,7 @@ class Kernels:
         rollout = N * self.linearisation.size * runtime.dtype().itemsize
         return min(B, max(1, PART // (rollout * BLOCK)) * BLOCK * ti.cfg.cpu_max_num_threads)
 
-    def memory(self, B: int, size: int, dtype: torch.dtype | None = None) -> torch.Tensor:
+    def allocate(self, B: int, size: int, dtype: torch.dtype | None = None) -> torch.Tensor:
         """Numbers for a kernel's use, `size` a rollout; the same tensor each time where there are none."""
         if size == 0:
             return self._nothing

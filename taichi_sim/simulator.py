@@ -184,8 +184,8 @@ class Simulator:
         for part, linear in self._linear(trajectory):
             count = len(g[part])
             slope, newton, trial, bent = (torch.empty_like(g[part]) for _ in range(4))
-            gains = kernels.memory(count, N * m * kernels.riccati.n)
-            scratch = (kernels.memory(count, N * kernels.boxed.row), free[part], gains, slope, newton, trial, bent)
+            gains = kernels.allocate(count, N * m * kernels.riccati.n)
+            scratch = (kernels.allocate(count, N * kernels.boxed.row), free[part], gains, slope, newton, trial, bent)
             model = _of(part, B, goal, g, q, r, damping)
             out = (step[part], image[part], iterations[part])
             kernels.solve_boxed(*linear, *scratch, a[part], float(limit), *model, *out)
@@ -202,7 +202,7 @@ class Simulator:
         iterations = torch.zeros(B, dtype=torch.int32, device=self.device)
         kernels = self._kernels
         rows = self._rows(trajectory, kernels.scratch_of_one)
-        store = kernels.memory(-(-B // kernels.cg.many), kernels.cg.store(N) * kernels.cg.many)
+        store = kernels.allocate(-(-B // kernels.cg.many), kernels.cg.store(N) * kernels.cg.many)
         kernels.solve_cg(*rows, store, g, q, r, damping, free, float(tolerance), int(limit), da, image, iterations)
         return GaussNewtonStep(da, iterations=iterations, image=image)
 
@@ -222,7 +222,10 @@ class Simulator:
         B, N, _ = trajectory.a.shape
         kernels = self._kernels
         many = kernels.part(B, N)
-        store, maps = kernels.memory(many, kernels.riccati.store), kernels.memory(many, N * kernels.linearisation.size)
+        store, maps = (
+            kernels.allocate(many, kernels.riccati.store),
+            kernels.allocate(many, N * kernels.linearisation.size),
+        )
         for begin in range(0, B, many):
             part = slice(begin, begin + many)
             h, first, *_, status, _ = rows = self._rows(trajectory[part])
@@ -246,8 +249,8 @@ class Simulator:
         start, kernels, B = trajectory.start, self._kernels, len(trajectory)
         rows = (trajectory.x.flatten(2), trajectory.v.flatten(2), trajectory.p.flatten(2))
         past = (start.first.contiguous().view(torch.uint8), start.x_prev.flatten(1), start.v_prev.flatten(1))
-        work = kernels.memory(B, kernels.scratch.size)
-        quick = kernels.memory(B, kernels.quick.size, kernels.quick_dtype)
+        work = kernels.allocate(B, kernels.scratch.size)
+        quick = kernels.allocate(B, kernels.quick.size, kernels.quick_dtype)
         counts = (trajectory.status, trajectory.iterations)
         return Launch(kernels.run, (self.h, 0, 0, *past, trajectory.a, *rows, work, quick, *counts))
 
@@ -255,7 +258,7 @@ class Simulator:
         """What every sweep takes first: h, the rows and scratch, by default that of rollouts."""
         a, *rows = self._arguments.rows(trajectory)
         flat = (row.flatten(2) for row in rows)
-        work = self._kernels.memory(len(trajectory), (scratch or self._kernels.scratch).size)
+        work = self._kernels.allocate(len(trajectory), (scratch or self._kernels.scratch).size)
         first, status = trajectory.start.first.contiguous().view(torch.uint8), trajectory.status.contiguous()
         return self.h, first, a, *flat, status, work
 

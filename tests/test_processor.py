@@ -48,6 +48,30 @@ def test_the_name_is_found_where_it_is_looked_for():
     assert (processor.name() is not None) == (sys.platform == "linux" and platform.machine() == "x86_64")
 
 
-def test_a_cpu_that_llvm_knows_keeps_its_name(monkeypatch):
-    monkeypatch.setattr(processor, "name", lambda: "znver3")
-    assert processor.better_name() is None
+@pytest.mark.parametrize("taken", ("znver3", processor.UNKNOWN))
+def test_only_a_cpu_that_llvm_does_not_know_is_told_another_name(tmp_path, taken):
+    """Whatever CPU this is: LLVM is made to take it for `taken` first."""
+    program = """
+import sys
+import taichi_sim
+from taichi_sim import processor
+found = processor.name() is not None
+if found:
+    processor.introduce(sys.argv[1])
+better = processor.better_name()
+taichi_sim.init("cpu")
+print(found, better, processor.name())
+"""
+    environment = os.environ | {"PYTHONPATH": str(HERE.parent), "XDG_CACHE_HOME": str(tmp_path)}
+    command = [sys.executable, "-c", program, taken]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    found, better, told = done.stdout.split()
+    if found == "True":
+        assert (better in processor.NAMES) == (taken == processor.UNKNOWN and wide())
+        assert told == (taken if better == "None" else better)
+
+
+def wide():
+    """Whether this CPU has the instructions of one of `NAMES`."""
+    text = pathlib.Path("/proc/cpuinfo").read_text()
+    return any(all(f" {word} " in text.replace("\n", " ") for word in needs) for needs in processor.NAMES.values())
