@@ -23,11 +23,11 @@ class Elimination:
         """Eliminate the graph of `points` vertices joined by `edges`."""
 
         def degree(near, i):
-            return len(near[i]), i
+            return (len(near[i]),)
 
         def fill_in(near, i):
             rest = near[i]
-            return len(rest) * (len(rest) - 1) - sum(len(near[j] & rest) for j in rest), len(rest), i
+            return len(rest) * (len(rest) - 1) - sum(len(near[j] & rest) for j in rest), len(rest)
 
         choices = [_eliminate(points, edges, rule) for rule in (degree, fill_in)]
         order, later = min(choices, key=lambda choice: sum(len(rest) ** 2 for rest in choice[1]))
@@ -48,18 +48,23 @@ class Elimination:
 
 
 def _eliminate(points: int, edges, rule):
-    """Order and later neighbours when the vertex with the least rule(neighbours, vertex) always comes next."""
+    """Order and later neighbours when the vertex with the least rule(neighbours, vertex) always comes next.
+
+    Of several such, one that waits for the shortest chain of earlier ones: those of other chains are computed meanwhile.
+    """
     near = {i: set() for i in range(points)}
+    height = dict.fromkeys(near, 0)
     for i, j in edges:
         near[i].add(j)
         near[j].add(i)
     order, later = [], [()] * points
     while near:
-        pivot = min(near, key=lambda i: rule(near, i))
+        pivot = min(near, key=lambda i: (*rule(near, i), height[i], i))
         rest = near.pop(pivot)
         for i in rest:
             near[i] |= rest - {i}
             near[i].discard(pivot)
+            height[i] = max(height[i], height[pivot] + 1)
         order.append(pivot)
         later[pivot] = tuple(rest)
     return order, later
