@@ -11,6 +11,12 @@ import taichi as ti
 
 
 @ti.func
+def larger(a, b):
+    """The larger number, a where b is none: one SIMD instruction, where ti.max takes three to pass over NaN in both."""
+    return ti.select(b > a, b, a)
+
+
+@ti.func
 def bilateral(delta, stiffness):
     """E, E′, E″ of a spring that pulls and pushes."""
     return 0.5 * stiffness * delta * delta, stiffness * delta, stiffness
@@ -24,7 +30,7 @@ def softness(stiffness, blend):
 @ti.func
 def unilateral(delta, stiffness, blend, soft):
     """E, E′, E″ of a cable with `soft` = k/4ε; exactly zero for δ ≤ −ε. No branches and no divisions, for SIMD."""
-    s = ti.max(delta + blend, 0.0)
+    s = larger(0.0, delta + blend)
     taut = delta >= blend
     above = 0.5 * stiffness * delta * delta + (1.0 / 6.0) * stiffness * blend * blend
     energy = ti.select(taut, above, (1.0 / 3.0) * soft * s * s * s)

@@ -50,7 +50,7 @@ def globalisation(loops: Loops):
                 better = ti.select(y.strict[lane] == 1, smaller, better)
             running = y.running[lane]
             taken = running * ti.cast(good & (better | (y.fresh[lane] == 1)), ti.i32)
-            solved = ti.cast(y.worst[lane] <= 1.0, ti.i32)
+            solved = ti.cast(y.excess[lane] <= 0.0, ti.i32)
             arrived = taken * solved * ti.cast(y.goal[lane] == 1.0, ti.i32)
             seeks = taken * (1 - solved)
             y.evaluations[lane] = y.evaluations[lane] + running
@@ -115,6 +115,10 @@ def globalisation(loops: Loops):
                     y.fresh[lane] = 1
                     within = ti.cast(y.shift[lane] < LARGEST_SHIFT * y.stiffest[lane], ti.i32)
                     y.failed[lane] = ti.max(y.failed[lane], 1 - within)
+            for i in each(self.mech.all_points):
+                for lane in side(self.lanes):
+                    for k in ti.static(range(self.mech.d)):
+                        y.u[i, k, lane] = ti.select(y.stuck[lane] == 1, y.solution[i, k, lane], y.u[i, k, lane])
 
         @ti.func
         def recover(self, y: ti.template(), status: ti.template(), solves: ti.template()):

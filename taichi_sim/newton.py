@@ -4,6 +4,7 @@ import functools
 
 import taichi as ti
 
+from .energy import larger
 from .globalisation import EVALUATIONS, globalisation
 from .loops import Group, Loops, Scratch
 from .mechanics import condition
@@ -45,7 +46,7 @@ def newton(loops: Loops):
             rows = {name: scratch.slot(mechanics.P, mechanics.d) for name in ("solution", "settled", "du")}
             rows["step"] = quick.slot(mechanics.P, mechanics.d)
             numbers = "alpha slope steepness merit0 worst0 square0 shift goal reached advance"
-            found = "worst square grains bulk stiffest pivot"
+            found = "excess worst square grains bulk stiffest pivot"
             scalars = {name: loops.scalar() for name in (*numbers.split(), *found.split())}
             flags = "running evaluations fresh strict begun finite failed take arrive seek stuck go settle back reset"
             scalars |= {name: loops.scalar(ti.i32) for name in flags.split()}
@@ -111,11 +112,6 @@ def newton(loops: Loops):
                         stuck += y.stuck[lane]
                     if stuck > 0:
                         self.lift(y)
-                    for i in each(self.mech.all_points):
-                        for lane in side(self.lanes):
-                            for k in ti.static(range(self.mech.d)):
-                                whole = y.solution[i, k, lane] + y.du[i, k, lane]
-                                y.u[i, k, lane] = ti.select(y.go[lane] == 1, whole, y.u[i, k, lane])
                     if ti.static(self.inexact):
                         self.polish(y)
                 active = 0
@@ -160,8 +156,8 @@ def newton(loops: Loops):
                             y.v[i, k, lane] = v_free[i, k, lane] + y.rate[lane] * y.u[i, k, lane]
             self.mech.assemble(y, h)
             for lane in side(self.lanes):
-                y.worst[lane], y.square[lane], y.grains[lane] = 0.0, 0.0, 0.0
-                y.bulk[lane] = 0.0  # of all that must be finite: max() and a cable's energy pass over NaN
+                y.excess[lane], y.worst[lane], y.square[lane], y.grains[lane] = -1.0, 0.0, 0.0, 0.0
+                y.bulk[lane] = 0.0  # of all that must be finite: a comparison and a cable's energy pass over NaN
             for j in each(self.mech.all_handles):
                 for lane in side(self.lanes):
                     for k in ti.static(range(self.mech.d)):
@@ -169,18 +165,20 @@ def newton(loops: Loops):
             for i in each(self.mech.all_points):
                 for lane in side(self.lanes):
                     grain, largest = ROUND_OFF * self.eps * y.scale[i, lane], 0.0
+                    y.bulk[lane] = y.bulk[lane] + grain  # not finite where a term of the residual is not
                     for k in ti.static(range(self.mech.d)):
                         r = y.r[i, k, lane]
-                        y.bulk[lane] = y.bulk[lane] + (ti.abs(r) + grain)
-                        largest = ti.max(largest, ti.abs(r))
+                        largest = larger(largest, ti.abs(r))
                         if ti.static(self.mech.dissipative):
                             y.square[lane] = y.square[lane] + 0.5 * r * r
                             y.grains[lane] = y.grains[lane] + grain * grain
-                    y.worst[lane] = ti.max(y.worst[lane], largest / grain)
+                    y.excess[lane] = larger(y.excess[lane], largest - grain)
+                    if ti.static(self.mech.dissipative):
+                        y.worst[lane] = larger(y.worst[lane], largest / grain)
 
         @ti.func
         def seek(self, y: ti.template()):
-            """Newton's direction for the lanes that seek one, and the slopes along it."""
+            """Newton's direction for the lanes that seek one, the slopes along it, and the iterate at its end."""
             for n in each(self.mech.dampers):
                 for lane in side(self.lanes):
                     for k in ti.static(range(self.mech.d + 1)):
@@ -196,7 +194,7 @@ def newton(loops: Loops):
                 for lane in side(self.lanes):
                     for k in ti.static(range(self.mech.d)):
                         pivot = y.diagonal[i, self.mech.at[k][k], lane]
-                        y.stiffest[lane] = ti.max(y.stiffest[lane], ti.cast(ti.abs(pivot), float))
+                        y.stiffest[lane] = larger(y.stiffest[lane], ti.cast(ti.abs(pivot), float))
                         y.diagonal[i, self.mech.at[k][k], lane] = pivot + ti.cast(y.shift[lane], y.step.kind)
                         y.step[i, k, lane] = ti.cast(-y.r[i, k, lane], y.step.kind)
             self.lu.factor(y, y.pivot)
@@ -206,6 +204,7 @@ def newton(loops: Loops):
                     for k in ti.static(range(self.mech.d)):
                         r, du = y.r[i, k, lane], ti.cast(y.step[i, k, lane], float)
                         y.du[i, k, lane] = ti.select(y.seek[lane] == 1, du, y.du[i, k, lane])
+                        y.u[i, k, lane] = ti.select(y.seek[lane] == 1, y.solution[i, k, lane] + du, y.u[i, k, lane])
                         y.slope[lane] = y.slope[lane] + ti.select(y.seek[lane] == 1, r * du, 0.0)
                         if ti.static(self.mech.dissipative):  # rᵀJ du, as (J + shift) du = −r
                             fall = r * (r + y.shift[lane] * du)

@@ -4,7 +4,7 @@ import functools
 
 import taichi as ti
 
-from .loops import Group, Loops, Scratch
+from .loops import Group, Loops, Rows, Scratch
 from .trajectory import NOT_CONVERGED, NOT_RUN, OK
 
 
@@ -16,14 +16,17 @@ def rollout(loops: Loops):
     class Rollout:
         """Fills rows t0+1 … t1 of a trajectory from its rows up to t0 and actions t0 … t1−1.
 
-        Called once for an open-loop rollout and step by step for a closed loop; the arithmetic is the same. Rows of
-        x and v are flat (P·d), rows of p (H·d). Lanes beyond the last rollout repeat it and write nothing.
+        Called once for an open-loop rollout and step by step for a closed loop; the arithmetic is the same. x, v
+        (B, N+1, P, d) and p (B, N+1, H, d) are flat: a store through three indices takes a CPU twice the instructions.
+        Lanes beyond the last rollout repeat it and write nothing.
         """
 
         def __init__(self, newton, scratch: Scratch):
             self.newton = newton
             self.mech = newton.mech
             self.many, self.lanes = loops.lanes, loops.abreast()
+            d = self.mech.d
+            self.points, self.handles = Rows(0, self.mech.D, False, d), Rows(0, self.mech.H * d, False, d)
             names = ("x0", "x1", "v0", "v1", "x_free", "v_free")  # 0: of row t, 1: of row t − 1
             rows = {name: scratch.slot(self.mech.P, self.mech.d) for name in names}
             rows |= {name: scratch.slot(self.mech.H, self.mech.d) for name in ("p0", "drive")}
@@ -45,9 +48,9 @@ def rollout(loops: Loops):
             v_prev: ti.types.ndarray(ndim=2),
             a: ti.types.ndarray(ndim=3),
             # In: rows up to t0, out: the rest
-            x: ti.types.ndarray(ndim=3),
-            v: ti.types.ndarray(ndim=3),
-            p: ti.types.ndarray(ndim=3),
+            x: ti.types.ndarray(ndim=1),
+            v: ti.types.ndarray(ndim=1),
+            p: ti.types.ndarray(ndim=1),
             # Scratch, that of Newton's directions too
             work: ti.types.ndarray(ndim=1),
             quick: ti.types.ndarray(ndim=1),
@@ -57,37 +60,44 @@ def rollout(loops: Loops):
         ):
             d = ti.static(self.mech.d)
             ti.loop_config(block_dim=32)
-            for group in range((x.shape[0] + self.many - 1) // self.many):
+            for group in range((status.shape[0] + self.many - 1) // self.many):
+                B, rows = status.shape[0], status.shape[1] + 1
                 y = self.variables[work, quick, group]
                 for lane in side(self.lanes):
-                    y.rollout[lane] = ti.min(group * self.many + lane, x.shape[0] - 1)
+                    y.rollout[lane] = ti.min(group * self.many + lane, B - 1)
                     y.status[lane] = OK
                     if t0 > 0:
                         y.status[lane] = status[y.rollout[lane], t0 - 1]
                 for i in each(self.mech.all_points):
                     for lane in side(self.lanes):
                         b = y.rollout[lane]
+                        x0, v0 = self.points[x, b, t0, rows], self.points[v, b, t0, rows]
                         for k in ti.static(range(d)):
-                            y.x0[i, k, lane], y.v0[i, k, lane] = x[b, t0, i * d + k], v[b, t0, i * d + k]
+                            y.x0[i, k, lane], y.v0[i, k, lane] = x0[i, k, 0], v0[i, k, 0]
                             y.x1[i, k, lane], y.v1[i, k, lane] = x_prev[b, i * d + k], v_prev[b, i * d + k]
-                            if t0 > 0:
-                                y.x1[i, k, lane], y.v1[i, k, lane] = x[b, t0 - 1, i * d + k], v[b, t0 - 1, i * d + k]
+                        if t0 > 0:
+                            x1, v1 = self.points[x, b, t0 - 1, rows], self.points[v, b, t0 - 1, rows]
+                            for k in ti.static(range(d)):
+                                y.x1[i, k, lane], y.v1[i, k, lane] = x1[i, k, 0], v1[i, k, 0]
                 for j in each(self.mech.all_handles):
                     for lane in side(self.lanes):
+                        p0 = self.handles[p, y.rollout[lane], t0, rows]
                         for k in ti.static(range(d)):
-                            y.p0[j, k, lane] = p[y.rollout[lane], t0, j * d + k]
+                            y.p0[j, k, lane] = p0[j, k, 0]
                 for t in range(t0, t1):
                     self.step(y, t, h, first, a)
                     for lane in side(self.lanes):
-                        if group * self.many + lane < x.shape[0]:
+                        if group * self.many + lane < B:
                             b = y.rollout[lane]
+                            x0, v0 = self.points[x, b, t + 1, rows], self.points[v, b, t + 1, rows]
+                            p0 = self.handles[p, b, t + 1, rows]
                             for i in each(self.mech.all_points):
                                 for k in ti.static(range(d)):
-                                    x[b, t + 1, i * d + k] = y.x0[i, k, lane]
-                                    v[b, t + 1, i * d + k] = y.v0[i, k, lane]
+                                    x0[i, k, 0] = y.x0[i, k, lane]
+                                    v0[i, k, 0] = y.v0[i, k, lane]
                             for j in each(self.mech.all_handles):
                                 for k in ti.static(range(d)):
-                                    p[b, t + 1, j * d + k] = y.p0[j, k, lane]
+                                    p0[j, k, 0] = y.p0[j, k, lane]
                             status[b, t] = y.status[lane]
                             iterations[b, t] = y.solves[lane]
 

@@ -247,7 +247,7 @@ class Simulator:
     def _prepared(self, trajectory: Trajectory) -> Launch:
         """The rollout's kernel on these rows, from row 0 on. It keeps their memory and its own, not the trajectory."""
         start, kernels, B = trajectory.start, self._kernels, len(trajectory)
-        rows = (trajectory.x.flatten(2), trajectory.v.flatten(2), trajectory.p.flatten(2))
+        rows = (trajectory.x.flatten(), trajectory.v.flatten(), trajectory.p.flatten())
         past = (start.first.contiguous().view(torch.uint8), start.x_prev.flatten(1), start.v_prev.flatten(1))
         work = kernels.allocate(B, kernels.scratch.size)
         quick = kernels.allocate(B, kernels.quick.size, kernels.quick_dtype)
