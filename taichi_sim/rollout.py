@@ -30,9 +30,7 @@ def rollout(loops: Loops):
             names = ("x0", "x1", "v0", "v1", "x_free", "v_free")  # 0: of row t, 1: of row t − 1
             rows = {name: scratch.slot(self.mech.P, self.mech.d) for name in names}
             rows |= {name: scratch.slot(self.mech.H, self.mech.d) for name in ("p0", "drive")}
-            scalars = {
-                name: loops.scalar() for name in ("c0", "c1", "c2")
-            }  # not divided: their sum is 0, rounded or not
+            scalars = {name: loops.scalar() for name in ("past", "span")}  # c₂/c₀, h/c₀
             scalars |= {name: loops.scalar(ti.i32) for name in ("rollout", "status", "solves")}
             self.variables = newton.variables | Group(**rows, **scalars)
 
@@ -115,8 +113,8 @@ def rollout(loops: Loops):
             """Row t+1; a rollout that has failed stays where it is."""
             d = ti.static(self.mech.d)
             for lane in side(self.lanes):
-                c0, c1, c2 = self.mech.coefficients(t == 0 and first[y.rollout[lane]] != 0)
-                y.rate[lane], y.c0[lane], y.c1[lane], y.c2[lane] = c0 / h, c0, c1, c2
+                c0, _, c2 = self.mech.coefficients(t == 0 and first[y.rollout[lane]] != 0)
+                y.rate[lane], y.past[lane], y.span[lane] = c0 / h, c2 / c0, h / c0
                 y.status[lane] = ti.select(y.status[lane] == OK, NOT_CONVERGED, NOT_RUN)
             if t == 0:
                 for i in each(self.mech.all_points):
@@ -128,12 +126,11 @@ def rollout(loops: Loops):
                 for lane in side(self.lanes):
                     for k in ti.static(range(d)):
                         x0, x1, v0, v1 = y.x0[i, k, lane], y.x1[i, k, lane], y.v0[i, k, lane], y.v1[i, k, lane]
-                        free = -(y.c1[lane] * v0 + y.c2[lane] * v1) / y.c0[lane]
+                        # As c₁ = −c₀ − c₂: what rests stays where it is, to the bit
+                        free = v0 + y.past[lane] * (v0 - v1)
                         y.v_free[i, k, lane] = free
-                        y.x_free[i, k, lane] = (h * free - y.c1[lane] * x0 - y.c2[lane] * x1) / y.c0[lane]
-                        y.solution[i, k, lane] = (
-                            h / y.c0[lane] * (2.0 * v0 - v1 - free)
-                        )  # as if the acceleration stayed
+                        y.x_free[i, k, lane] = x0 + (y.past[lane] * (x0 - x1) + y.span[lane] * free)
+                        y.solution[i, k, lane] = y.span[lane] * (2.0 * v0 - v1 - free)  # as if the acceleration stayed
             for j in each(self.mech.all_handles):
                 for lane in side(self.lanes):
                     for k in ti.static(range(d)):
