@@ -5,7 +5,7 @@ import functools
 import taichi as ti
 
 from .loops import Loops
-from .lu import Pivots, block, entries, least, put
+from .lu import Pivots, block, entries, put
 
 
 @functools.cache
@@ -31,11 +31,11 @@ def block_ldl(loops: Loops):
             self.row = loops.local(pivots.width, self.dd, kind)
 
         @ti.func
-        def factor(self, J: ti.template(), smallest: ti.template()):
-            """Overwrite J by its factors; `smallest` is the smallest pivot."""
+        def factor(self, J: ti.template(), sign: ti.template()):
+            """Overwrite J by its factors; `sign` becomes 1 where all pivots are positive, else −1."""
             pivot, above, left = self.pivot[0], self.row[0], self.left[0]
             for lane in side(self.lanes):
-                smallest[lane] = ti.cast(ti.math.inf, float)
+                sign[lane] = 1.0
             for s in each(self.pivots.steps):
                 i = known(self.pivots.order[s])
                 for lane in side(self.lanes):
@@ -44,7 +44,7 @@ def block_ldl(loops: Loops):
                         for n in ti.static(range(k, self.d)):
                             y[k, n] = J.diagonal[i, self.at[k][n], lane]
                     for k in ti.static(range(self.d)):
-                        least(smallest, y[k, k], lane)
+                        sign[lane] = ti.select(y[k, k] > 0, sign[lane], -1.0)
                         y[k, k] = ti.cast(1.0, self.kind) / y[k, k]
                         for n in ti.static(range(k + 1, self.d)):
                             y[n, k] = y[k, n] * y[k, k]

@@ -66,18 +66,18 @@ def block_lu(loops: Loops):
             self.up, self.low = (loops.local(1, self.dd, kind) for _ in range(2))
 
         @ti.func
-        def factor(self, J: ti.template(), smallest: ti.template()):
-            """Overwrite J by its factors; `smallest` is the smallest pivot."""
+        def factor(self, J: ti.template(), sign: ti.template()):
+            """Overwrite J by its factors; `sign` becomes 1 where all pivots are positive, else −1."""
             pivot, above, left = self.pivot[0], self.row[0], self.column[0]
             up, low = self.up[0], self.low[0]
             for lane in side(self.lanes):
-                smallest[lane] = ti.cast(ti.math.inf, float)
+                sign[lane] = 1.0
             for s in each(self.pivots.steps):
                 i = known(self.pivots.order[s])
                 for lane in side(self.lanes):
                     y = block(J.diagonal, i, lane, self.d)
                     for k in ti.static(range(self.d)):
-                        least(smallest, y[k, k], lane)
+                        sign[lane] = ti.select(y[k, k] > 0, sign[lane], -1.0)
                         y[k, k] = ti.cast(1.0, self.kind) / y[k, k]
                         for n in ti.static(range(k + 1, self.d)):
                             y[n, k] = y[n, k] * y[k, k]
@@ -251,11 +251,3 @@ def add(
         for o in ti.static(range(d)):
             for k in ti.static(range(d)):
                 y[n, o] = y[n, o] + L[i, n * d + k, lane] * U[j, k * d + o, lane]
-
-
-@ti.func
-def least(smallest: ti.template(), pivot: ti.template(), lane: int):
-    """The smallest pivot, −1 once one is not a number."""
-    smallest[lane] = ti.min(smallest[lane], ti.cast(pivot, float))
-    if ti.math.isnan(pivot):
-        smallest[lane] = -1.0

@@ -144,7 +144,8 @@ def mechanics(loops: Loops):
             rows["beside"] = self.loops.local(1, self.width, of_blocks.kind)  # a spring's blocks of its second end
             rows["Z_beside"] = self.loops.local(1, self.dd, of_blocks.kind)
             scalars = {name: self.loops.scalar() for name in ("rate", "phi", "phi_now", "size")}
-            return Group(scale=scratch.slot(self.P), **rows, **scalars) | self.blocks_of(of_blocks.slot)
+            sums = {"scale": scratch.slot(self.P), "reach": scratch.slot(self.P), "reach_p": scratch.slot(self.H)}
+            return Group(**sums, **rows, **scalars) | self.blocks_of(of_blocks.slot)
 
         def blocks_of(self, slot) -> Group:
             """The blocks of J, Z, C and F, each declared by slot(rows, width)."""
@@ -180,16 +181,23 @@ def mechanics(loops: Loops):
             for i in each(self.all_points):
                 mass = ti.cast(self.mass[i], float)
                 for lane in side(self.lanes):
-                    grain = 0.0
+                    grain, reach = 0.0, 0.0
                     for k in ti.static(range(self.d)):
                         u = y.u[i, k, lane]
+                        reach += ti.abs(y.x[i, k, lane])
                         push = mass * part.inertia[lane] * u
                         load = mass * self.gravity[k]
                         y.r[i, k, lane] = push - load
                         y.phi[lane] = y.phi[lane] + (0.5 * push - load) * u
                         y.size[lane] = y.size[lane] + (ti.abs(0.5 * push * u) + ti.abs(load * u))
                         grain += ti.abs(push) + ti.abs(load)
-                    y.scale[i, lane] = grain
+                    y.scale[i, lane], y.reach[i, lane] = grain, reach
+            for j in each(self.all_handles):
+                for lane in side(self.lanes):
+                    reach = 0.0
+                    for k in ti.static(range(self.d)):
+                        reach += ti.abs(y.p[j, k, lane])
+                    y.reach_p[j, lane] = reach
             self.act(y, h, True, part)
             for lane in side(self.lanes):
                 y.phi_now[lane] = y.phi[lane]
@@ -232,16 +240,16 @@ def mechanics(loops: Loops):
                     self.touch(i, plane, y, h, residual, part)
             for e in each(self.begin):
                 j = known(self.second[e])
-                self.pull(e, y.x, y.v, j, known(self.edge[e]), True, False, y, residual, part)
+                self.pull(e, y.x, y.v, y.reach, j, known(self.edge[e]), True, False, y, residual, part)
                 self.pull_back(j, y, residual, part)
             if ti.static(self.inner_count > self.begin_count):
                 for again in each(self.repeats):
                     e = known(again + self.begin_count)
                     j = known(self.second[e])
-                    self.pull(e, y.x, y.v, j, known(self.edge[e]), True, True, y, residual, part)
+                    self.pull(e, y.x, y.v, y.reach, j, known(self.edge[e]), True, True, y, residual, part)
                     self.pull_back(j, y, residual, part)
             for held in each(self.held):
                 e = known(held + self.inner_count)
-                self.pull(e, y.p, y.w, known(self.second[e]), held, False, False, y, residual, part)
+                self.pull(e, y.p, y.w, y.reach_p, known(self.second[e]), held, False, False, y, residual, part)
 
     return Mechanics

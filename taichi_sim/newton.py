@@ -160,8 +160,7 @@ def newton(loops: Loops):
                 y.bulk[lane] = 0.0  # of all that must be finite: a comparison and a cable's energy pass over NaN
             for j in each(self.mech.all_handles):
                 for lane in side(self.lanes):
-                    for k in ti.static(range(self.mech.d)):
-                        y.bulk[lane] = y.bulk[lane] + ti.abs(y.p[j, k, lane])
+                    y.bulk[lane] = y.bulk[lane] + y.reach_p[j, lane]
             for i in each(self.mech.all_points):
                 for lane in side(self.lanes):
                     grain, largest = ROUND_OFF * self.eps * y.scale[i, lane], 0.0

@@ -24,10 +24,11 @@ def springs(loops: Loops):
         @ti.func
         def pull(
             self,
-            # In: spring e to number j of `ends`, which move at `speeds`
+            # In: spring e to number j of `ends`, which move at `speeds`, with `reaches` from the origin
             e: ti.template(),
             ends: ti.template(),
             speeds: ti.template(),
+            reaches: ti.template(),
             j: ti.template(),
             # In: its edge, and whether another spring has begun that; or its number among those that end at handles
             edge: ti.template(),
@@ -46,17 +47,15 @@ def springs(loops: Loops):
             for lane in side(self.lanes):
                 span = ti.Vector.zero(float, self.d)
                 rate = ti.Vector.zero(float, self.d)
-                reach = 0.0
                 for k in ti.static(range(self.d)):
-                    near, far = y.x[i, k, lane], ends[j, k, lane]
-                    span[k] = near - far
-                    reach += ti.abs(near) + ti.abs(far)
+                    span[k] = y.x[i, k, lane] - ends[j, k, lane]
                     if ti.static(self.damped):
                         rate[k] = y.v[i, k, lane] - speeds[j, k, lane]
                 energy, force, K, Z, strength, stiff = self.forces.spring(
                     stiffness, rest, blend, soft, damping, cable, span, rate
                 )
                 if ti.static(residual):
+                    reach = y.reach[i, lane] + reaches[j, lane]
                     y.phi[lane] = y.phi[lane] + energy
                     y.size[lane] = y.size[lane] + (energy + strength * reach)
                     grain = strength + stiff * reach
