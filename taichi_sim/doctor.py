@@ -8,7 +8,7 @@ import numpy as np
 import taichi as ti
 import torch
 
-from . import processor, runtime
+from . import alignment, processor, runtime
 from .builder import Builder
 from .simulator import Simulator
 from .verification import adjoint_mismatch
@@ -36,7 +36,9 @@ def examine(device: str, precision: str, say) -> bool:
     real = processor.name()
     runtime.init(device, precision)
     told = processor.name()
-    say(f"LLVM        takes the CPU for {real or 'what it finds'}{f', is told {told}' if told != real else ''}")
+    told = f", is told {told}" if told != real else ""
+    lines = "on cache lines" if alignment.aligned() else "anywhere"
+    say(f"LLVM        takes the CPU for {real or 'what it finds'}{told}; kernels' arrays begin {lines}")
     say(f"running on  {runtime.torch_device()}, {runtime.dtype()}")
     return _precision(say) & _self_test(say)
 

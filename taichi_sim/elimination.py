@@ -50,7 +50,7 @@ class Elimination:
 def _eliminate(points: int, edges, rule):
     """Order and later neighbours when the vertex with the least rule(neighbours, vertex) always comes next.
 
-    Of several such, one that waits for the shortest chain of earlier ones: those of other chains are computed meanwhile.
+    Of several such, one that waits for the shortest chain of earlier ones: a CPU computes those of two chains at once.
     """
     near = {i: set() for i in range(points)}
     height = dict.fromkeys(near, 0)

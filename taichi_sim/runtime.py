@@ -20,7 +20,7 @@ import taichi as ti
 import torch
 from taichi.lang.ast import ast_transformer_utils
 
-from . import processor
+from . import alignment, processor
 from .errors import InputError, expect
 
 HUGE = 2**23  # bytes from which a tensor is large
@@ -48,6 +48,7 @@ def init(device: str = "auto", precision: str = "float64", threads: int | None =
         os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     options = {} if threads is None else {"cpu_max_num_threads": threads}
     known = processor.better_name() if device == "cpu" else None
+    aligned = device == "cpu" and alignment.align_arrays()
     if "TI_LOG_LEVEL" not in os.environ:
         options["log_level"] = ti.WARN
     with contextlib.redirect_stdout(io.StringIO()):  # Taichi announces itself
@@ -58,7 +59,7 @@ def init(device: str = "auto", precision: str = "float64", threads: int | None =
             fast_math=False,
             unrolling_limit=0,
             offline_cache=True,
-            offline_cache_file_path=str(_cache(known)),
+            offline_cache_file_path=str(_cache(known, aligned)),
             debug=debug,
             **options,
         )
@@ -68,15 +69,15 @@ def init(device: str = "auto", precision: str = "float64", threads: int | None =
     atexit.register(ti.reset)  # writes the cache; left to the interpreter's end, torch's graphs can keep it from that
 
 
-def _cache(known: str | None) -> Path:
-    """Where compiled kernels are kept, those for another CPU than LLVM's by its name: Taichi does not tell them apart.
+def _cache(known: str | None, aligned: bool) -> Path:
+    """Where compiled kernels are kept: apart, by what LLVM was told, which Taichi does not tell apart.
 
     If nothing can be written there, a warning and a temporary folder.
 
     Taichi itself ends such a process with a segmentation fault, cache asked for or not.
     """
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    cache = Path(home, "taichi", "ticache" if known is None else f"ticache-{known}")
+    cache = Path(home, "taichi", "-".join(("ticache", *filter(None, (known, "aligned" if aligned else None)))))
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=cache):
