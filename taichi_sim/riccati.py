@@ -141,7 +141,9 @@ def riccati(loops: Loops):
                     if ti.static(whole):
                         for j in ti.static(range(m)):
                             curvature[b, t, i, j] = factor[i, j]
+                acting = ti.Vector.zero(float, max(m, 1))
                 for i in ti.static(range(m)):
+                    acting[i] = ti.cast(free[b, t, i], float)
                     if free[b, t, i] == 0:
                         for j in ti.static(range(m)):
                             factor[i, j], factor[j, i] = 0.0, 0.0
@@ -159,7 +161,7 @@ def riccati(loops: Loops):
                     column = ti.Vector.zero(float, max(m, 1))
                     for c in ti.static(range(m)):
                         y += mixed[c * n + i] * k[c]
-                        column[c] = -mixed[c * n + i] * ti.cast(free[b, t, c], float)
+                        column[c] = -mixed[c * n + i] * acting[c]
                     lin[i] = y
                     column = cholesky_solve(factor, column, m)
                     for c in ti.static(range(m)):
