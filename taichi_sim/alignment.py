@@ -1,9 +1,9 @@
 """Local arrays of kernels that begin where a CPU's cache line does.
 
-A line has 64 bytes, as has a row of eight lanes in float64, and a read or a write that touches two lines takes twice the
-time. Taichi gives local arrays the alignment of one of their numbers, so that LLVM puts them anywhere. With arrays on
-lines the cloth's step takes 26 µs of a Xeon instead of 35, its adjoint 5.1 instead of 7.6. The arithmetic, and so every
-bit, is the same (`tests/test_machine_code.py`).
+A line has 64 bytes, as has a row of eight lanes in float64, and a read or a write that touches two lines takes twice
+the time. Taichi gives local arrays the alignment of one of their numbers, so that LLVM puts them anywhere. With arrays
+on lines the cloth's step takes 26 µs of a Xeon instead of 35, its adjoint 5.1 instead of 7.6. The arithmetic, and so
+every bit, is the same (`tests/test_machine_code.py`).
 
 Taichi has no setting for it. The function that declares variables takes their alignment, 0 for none, and nothing gives
 it one for an array: `align_arrays` overwrites the instructions that ask for 0, see `patches`.
