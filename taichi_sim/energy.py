@@ -12,7 +12,7 @@ import taichi as ti
 
 @ti.func
 def larger(a, b):
-    """The larger number, a where b is none: one SIMD instruction, where ti.max takes three to pass over NaN in both."""
+    """The larger number, a where b is NaN: one SIMD instruction, where ti.max takes three to pass over NaN in both."""
     return ti.select(b > a, b, a)
 
 

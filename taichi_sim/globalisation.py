@@ -95,7 +95,7 @@ def globalisation(loops: Loops):
             falls = y.slope[lane] < 0.0
             if ti.static(self.mech.dissipative):
                 falls = ti.select(y.strict[lane] == 1, y.steepness[lane] < 0.0, falls)
-            found = y.seek[lane] * ti.cast(y.pivot[lane] > 0.0, ti.i32)
+            found = y.seek[lane] * ti.cast(y.sign[lane] > 0.0, ti.i32)
             goes = found * ti.cast(falls, ti.i32)
             solves[lane] = solves[lane] + found
             y.go[lane], y.stuck[lane] = goes, y.seek[lane] - goes

@@ -35,7 +35,7 @@ def linear_step(loops: Loops):
             d = self.mech.d
             rows = {name: scratch.slot(self.mech.P, d) for name in ("x0", "x1", "v0", "v1", "dx", "dv")}
             rows |= {name: scratch.slot(self.mech.H, d) for name in ("dp", "dw")}
-            scalars = {name: loops.scalar() for name in ("c1", "c2", "pivot")}
+            scalars = {name: loops.scalar() for name in ("c1", "c2", "sign")}
             scalars |= {name: loops.scalar(ti.i32) for name in ("rollout", "inside", "healthy")}
             self.variables = self.mech.variables(scratch, scratch) | Group(**rows, **scalars)
 
@@ -103,7 +103,7 @@ def linear_step(loops: Loops):
                 for lane in side(self.lanes):
                     y.w[row // d, row % d, lane] = y.w[row // d, row % d, lane] + e * a[y.rollout[lane], t, col]
             self.mech.linearise(y, h)
-            self.lu.factor(y, y.pivot)
+            self.lu.factor(y, y.sign)
 
         @ti.func
         def forward(self, y: ti.template(), blocks: ti.template(), h: float):

@@ -46,7 +46,7 @@ def newton(loops: Loops):
             rows = {name: scratch.slot(mechanics.P, mechanics.d) for name in ("solution", "settled", "du")}
             rows["step"] = quick.slot(mechanics.P, mechanics.d)
             numbers = "alpha slope steepness merit0 worst0 square0 shift goal reached advance"
-            found = "excess worst square grains bulk stiffest pivot"
+            found = "excess worst square grains bulk stiffest sign"
             scalars = {name: loops.scalar() for name in (*numbers.split(), *found.split())}
             flags = "running evaluations fresh strict begun finite failed take arrive seek stuck go settle back reset"
             scalars |= {name: loops.scalar(ti.i32) for name in flags.split()}
@@ -129,7 +129,7 @@ def newton(loops: Loops):
                 for lane in side(self.lanes):
                     for k in ti.static(range(self.mech.d)):
                         better = y.solution[i, k, lane] + ti.cast(y.step[i, k, lane], float)
-                        taken = (y.arrive[lane] == 1) & (y.pivot[lane] > 0.0)
+                        taken = (y.arrive[lane] == 1) & (y.sign[lane] > 0.0)
                         y.solution[i, k, lane] = ti.select(taken, better, y.solution[i, k, lane])
 
         @ti.func
@@ -196,7 +196,7 @@ def newton(loops: Loops):
                         y.stiffest[lane] = larger(y.stiffest[lane], ti.cast(ti.abs(pivot), float))
                         y.diagonal[i, self.mech.at[k][k], lane] = pivot + ti.cast(y.shift[lane], y.step.kind)
                         y.step[i, k, lane] = ti.cast(-y.r[i, k, lane], y.step.kind)
-            self.lu.factor(y, y.pivot)
+            self.lu.factor(y, y.sign)
             self.lu.solve(y, y.step)
             for i in each(self.mech.all_points):
                 for lane in side(self.lanes):

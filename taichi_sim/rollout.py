@@ -30,7 +30,7 @@ def rollout(loops: Loops):
             names = ("x0", "x1", "v0", "v1", "x_free", "v_free")  # 0: of row t, 1: of row t − 1
             rows = {name: scratch.slot(self.mech.P, self.mech.d) for name in names}
             rows |= {name: scratch.slot(self.mech.H, self.mech.d) for name in ("p0", "drive")}
-            scalars = {name: loops.scalar() for name in ("past", "span")}  # c₂/c₀, h/c₀
+            scalars = {name: loops.scalar() for name in ("past", "inverse_rate")}  # c₂/c₀, h/c₀
             scalars |= {name: loops.scalar(ti.i32) for name in ("rollout", "status", "solves")}
             self.variables = newton.variables | Group(**rows, **scalars)
 
@@ -114,7 +114,7 @@ def rollout(loops: Loops):
             d = ti.static(self.mech.d)
             for lane in side(self.lanes):
                 c0, _, c2 = self.mech.coefficients(t == 0 and first[y.rollout[lane]] != 0)
-                y.rate[lane], y.past[lane], y.span[lane] = c0 / h, c2 / c0, h / c0
+                y.rate[lane], y.past[lane], y.inverse_rate[lane] = c0 / h, c2 / c0, h / c0
                 y.status[lane] = ti.select(y.status[lane] == OK, NOT_CONVERGED, NOT_RUN)
             if t == 0:
                 for i in each(self.mech.all_points):
@@ -129,8 +129,9 @@ def rollout(loops: Loops):
                         # As c₁ = −c₀ − c₂: what rests stays where it is, to the bit
                         free = v0 + y.past[lane] * (v0 - v1)
                         y.v_free[i, k, lane] = free
-                        y.x_free[i, k, lane] = x0 + (y.past[lane] * (x0 - x1) + y.span[lane] * free)
-                        y.solution[i, k, lane] = y.span[lane] * (2.0 * v0 - v1 - free)  # as if the acceleration stayed
+                        y.x_free[i, k, lane] = x0 + (y.past[lane] * (x0 - x1) + y.inverse_rate[lane] * free)
+                        # As if the acceleration stayed
+                        y.solution[i, k, lane] = y.inverse_rate[lane] * (2.0 * v0 - v1 - free)
             for j in each(self.mech.all_handles):
                 for lane in side(self.lanes):
                     for k in ti.static(range(d)):

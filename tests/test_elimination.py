@@ -99,7 +99,7 @@ def test_ring_fills_in():
 
 @functools.cache
 def solver(factors, loops, name, d, kind=float):
-    """solve(A, b) -> A⁻¹b, A⁻ᵀb, smallest pivot, for a batch of matrices (B, n, n) and vectors (B, n)."""
+    """solve(A, b) -> A⁻¹b, A⁻ᵀb, the sign of the pivots, for a batch of matrices (B, n, n) and vectors (B, n)."""
     points, edges = GRAPHS[name]
     elimination = Elimination.of(points, edges)
     assert not loops.unrolled or sum(len(later) ** 2 for later in elimination.later) <= UNROLLED_UPDATES  # minutes else
@@ -113,7 +113,7 @@ def solver(factors, loops, name, d, kind=float):
     if not lu.symmetric:
         blocks["lower"] = scratch.slot(count, dd)
     blocks = Group(**blocks)
-    straight, transposed, smallest = scratch.slot(points, d), scratch.slot(points, d), loops.scalar()
+    straight, transposed, signs = scratch.slot(points, d), scratch.slot(points, d), loops.scalar()
     rows, pairs = loops.range(points), loops.range(count)
 
     @ti.kernel
@@ -123,7 +123,7 @@ def solver(factors, loops, name, d, kind=float):
     ):  # fmt: skip
         for group in range((J.shape[0] + many - 1) // many):
             A, u, w = blocks[work, group], straight[work, group], transposed[work, group]
-            least = smallest[0]
+            sign = signs[0]
             for lane in side(lanes):
                 n = ti.min(group * many + lane, J.shape[0] - 1)
                 for i in each(rows):
@@ -138,13 +138,13 @@ def solver(factors, loops, name, d, kind=float):
                     for k in ti.static(range(d)):
                         u[i, k, lane] = ti.cast(b[n, i * d + k], kind)
                         w[i, k, lane] = ti.cast(b[n, i * d + k], kind)
-            lu.factor(A, least)
+            lu.factor(A, sign)
             lu.solve(A, u)
             lu.solve_transposed(A, w)
             for lane in side(lanes):
                 n = group * many + lane
                 if n < J.shape[0]:
-                    pivot[n] = least[lane]
+                    pivot[n] = sign[lane]
                     for i in each(rows):
                         for k in ti.static(range(d)):
                             x[n, i * d + k] = u[i, k, lane]
