@@ -5,7 +5,7 @@ import functools
 import taichi as ti
 
 from .loops import Loops
-from .lu import Pivots, block, entries, put
+from .lu import Blocks, Pivots, block, entries, put
 
 
 @functools.cache
@@ -13,7 +13,7 @@ def block_ldl(loops: Loops):
     each, side, known, span = loops.each, loops.side, loops.known, loops.span
 
     @ti.data_oriented
-    class BlockLDL(Pivots):
+    class BlockLDL(Blocks):
         """J = L D Lᵀ with L unit lower triangular in the order of elimination and D diagonal.
 
         With A = l δ lᵀ a pivot block, `diagonal` keeps δ⁻¹ and l, and `upper` the blocks B = l⁻¹ J of its row, so that
@@ -23,9 +23,10 @@ def block_ldl(loops: Loops):
         symmetric = True
 
         def __init__(self, pivots: Pivots, d: int, kind=float):
-            self.d, self.dd = d, d * d
+            super().__init__(d, kind)
+            self.dd = d * d
             self.at = entries(d, symmetric=True)
-            self.pivots, self.kind, self.lanes = pivots, kind, loops.abreast()
+            self.pivots, self.lanes = pivots, loops.abreast()
             self.pivot, self.y = loops.local(1, d * (d + 1) // 2, kind), loops.local(1, d, kind)
             self.left = loops.local(1, self.dd, kind)
             self.row = loops.local(pivots.width, self.dd, kind)
@@ -41,15 +42,9 @@ def block_ldl(loops: Loops):
                 for lane in side(self.lanes):
                     y = ti.Matrix.zero(self.kind, self.d, self.d)
                     for k in ti.static(range(self.d)):
-                        for n in ti.static(range(k, self.d)):
+                        for n in ti.static(range(self.d)):
                             y[k, n] = J.diagonal[i, self.at[k][n], lane]
-                    for k in ti.static(range(self.d)):
-                        sign[lane] = ti.select(y[k, k] > 0, sign[lane], -1.0)
-                        y[k, k] = ti.cast(1.0, self.kind) / y[k, k]
-                        for n in ti.static(range(k + 1, self.d)):
-                            y[n, k] = y[k, n] * y[k, k]
-                            for o in ti.static(range(n, self.d)):
-                                y[n, o] = y[n, o] - y[n, k] * y[k, o]
+                    sign[lane] = ti.min(sign[lane], self.split(y))
                     for k in ti.static(range(self.d)):
                         for n in ti.static(range(k, self.d)):
                             pivot[0, self.at[k][n], lane] = y[n, k]

@@ -11,7 +11,9 @@ J with positive definite symmetric part has positive pivots too, so they tell wh
 import functools
 
 import taichi as ti
+import torch
 
+from . import runtime
 from .elimination import Elimination
 from .loops import Loops, Tables
 
@@ -47,19 +49,68 @@ class Pivots:
         self.width = max(map(len, later))
 
 
+@ti.data_oriented
+class Blocks:
+    """Factors of a single d × d block."""
+
+    def __init__(self, d: int, kind):
+        self.d, self.kind = d, kind
+        wide = (runtime.dtype() if kind is float else kind) in (torch.float64, ti.f64)
+        self.split = self._split_once if wide else self._split
+
+    @ti.func
+    def _split(self, y: ti.template()):
+        """y ← L below, U above and the inverse pivots on the diagonal, of y = L U; the sign of the least pivot."""
+        sign = 1.0
+        for k in ti.static(range(self.d)):
+            sign = ti.select(y[k, k] > 0, sign, -1.0)
+            y[k, k] = ti.cast(1.0, self.kind) / y[k, k]
+            for n in ti.static(range(k + 1, self.d)):
+                y[n, k] = y[n, k] * y[k, k]
+                for o in ti.static(range(k + 1, self.d)):
+                    y[n, o] = y[n, o] - y[n, k] * y[k, o]
+        return sign
+
+    @ti.func
+    def _split_once(self, y: ti.template()):
+        """The same with one division, where numbers of the size of a pivot to the power 2^d − 1 have room.
+
+        Without divisions elimination leaves mₖ = pₖ m₀ … mₖ₋₁ for the pivot pₖ, with its relative error.
+        """
+        before = ti.Vector.one(self.kind, self.d + 1)  # m₀ … mₖ₋₁
+        sign = 1.0
+        for k in ti.static(range(self.d)):
+            sign = ti.select(y[k, k] > 0, sign, -1.0)
+            before[k + 1] = before[k] * y[k, k]
+            for n in ti.static(range(k + 1, self.d)):
+                for o in ti.static(range(k + 1, self.d)):
+                    y[n, o] = y[k, k] * y[n, o] - y[n, k] * y[k, o]
+        inverse = ti.cast(1.0, self.kind) / before[self.d]  # of before[k + 1]
+        for back in ti.static(range(self.d)):
+            k = ti.static(self.d - 1 - back)
+            own = inverse * before[k]  # 1/mₖ
+            inverse = inverse * y[k, k]
+            y[k, k] = before[k] * own
+            for n in ti.static(range(k + 1, self.d)):
+                y[n, k] = y[n, k] * own
+                y[k, n] = y[k, n] * inverse
+        return sign
+
+
 @functools.cache
 def block_lu(loops: Loops):
     each, side, known, span = loops.each, loops.side, loops.known, loops.span
 
     @ti.data_oriented
-    class BlockLU(Pivots):
+    class BlockLU(Blocks):
         """J = L U, L unit lower triangular in the order of elimination."""
 
         symmetric = False
 
         def __init__(self, pivots: Pivots, d: int, kind=float):
-            self.d, self.dd = d, d * d
-            self.pivots, self.kind, self.lanes = pivots, kind, loops.abreast()
+            super().__init__(d, kind)
+            self.dd = d * d
+            self.pivots, self.lanes = pivots, loops.abreast()
             self.pivot, self.y = loops.local(1, self.dd, kind), loops.local(1, d, kind)
             self.row, self.column = (loops.local(pivots.width, self.dd, kind) for _ in range(2))  # of U and L
             # The negative of a block of each; LLVM would copy the block itself in a call, which waits for its stores
@@ -76,13 +127,7 @@ def block_lu(loops: Loops):
                 i = known(self.pivots.order[s])
                 for lane in side(self.lanes):
                     y = block(J.diagonal, i, lane, self.d)
-                    for k in ti.static(range(self.d)):
-                        sign[lane] = ti.select(y[k, k] > 0, sign[lane], -1.0)
-                        y[k, k] = ti.cast(1.0, self.kind) / y[k, k]
-                        for n in ti.static(range(k + 1, self.d)):
-                            y[n, k] = y[n, k] * y[k, k]
-                            for o in ti.static(range(k + 1, self.d)):
-                                y[n, o] = y[n, o] - y[n, k] * y[k, o]
+                    sign[lane] = ti.min(sign[lane], self.split(y))
                     put(y, pivot, 0, lane, self.d)
                     put(y, J.diagonal, i, lane, self.d)
                 for e in each(span(self.pivots.starts[s], self.pivots.starts[s + 1])):

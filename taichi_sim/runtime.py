@@ -20,7 +20,7 @@ import taichi as ti
 import torch
 from taichi.lang.ast import ast_transformer_utils
 
-from . import alignment, processor
+from . import alignment, contraction, processor
 from .errors import InputError, expect
 
 HUGE = 2**23  # bytes from which a tensor is large
@@ -49,6 +49,7 @@ def init(device: str = "auto", precision: str = "float64", threads: int | None =
     options = {} if threads is None else {"cpu_max_num_threads": threads}
     known = processor.better_name() if device == "cpu" else None
     aligned = device == "cpu" and alignment.align_arrays()
+    fused = device == "cpu" and contraction.fuse()
     if "TI_LOG_LEVEL" not in os.environ:
         options["log_level"] = ti.WARN
     with contextlib.redirect_stdout(io.StringIO()):  # Taichi announces itself
@@ -59,7 +60,7 @@ def init(device: str = "auto", precision: str = "float64", threads: int | None =
             fast_math=False,
             unrolling_limit=0,
             offline_cache=True,
-            offline_cache_file_path=str(_cache(known, aligned)),
+            offline_cache_file_path=str(_cache(known, aligned, fused)),
             debug=debug,
             **options,
         )
@@ -69,7 +70,7 @@ def init(device: str = "auto", precision: str = "float64", threads: int | None =
     atexit.register(ti.reset)  # writes the cache; left to the interpreter's end, torch's graphs can keep it from that
 
 
-def _cache(known: str | None, aligned: bool) -> Path:
+def _cache(known: str | None, aligned: bool, fused: bool) -> Path:
     """Where compiled kernels are kept: apart, by what LLVM was told, which Taichi does not tell apart.
 
     If nothing can be written there, a warning and a temporary folder.
@@ -77,7 +78,7 @@ def _cache(known: str | None, aligned: bool) -> Path:
     Taichi itself ends such a process with a segmentation fault, cache asked for or not.
     """
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    cache = Path(home, "taichi", "-".join(("ticache", *filter(None, (known, "aligned" if aligned else None)))))
+    cache = Path(home, "taichi", "-".join(("ticache", *filter(None, (known, aligned and "aligned", fused and "fused")))))
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=cache):
