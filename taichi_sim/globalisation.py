@@ -21,7 +21,7 @@ EVALUATIONS = 400  # of the residual, per step, continuation included
 SUFFICIENT = 1e-4  # of the linear prediction must be gained (Armijo)
 SMALLEST_ALPHA = 1e-9
 SMALLEST_ADVANCE = 1.0 / 64.0  # of the handles' motion, in continuation
-LARGEST_SHIFT = 1e6  # of the Jacobian's diagonal, relative to its largest entry
+SMALLEST_SHIFT, LARGEST_SHIFT = 1e-3, 1e6  # of the Jacobian's diagonal, relative to its largest entry
 PATIENCE = 30  # linear solves with the lagged potential
 
 
@@ -75,7 +75,7 @@ def globalisation(loops: Loops):
                         y.reached[lane] = y.goal[lane]
                         y.goal[lane] = ti.min(1.0, y.reached[lane] + y.advance[lane])
                         y.fresh[lane], y.strict[lane], y.begun[lane] = 1, 0, solves[lane]
-                        y.shift[lane] = 0.0
+                        y.lifted[lane] = 0.0
                     elif y.fresh[lane] == 1:
                         y.failed[lane] = 1
                     else:
@@ -85,7 +85,7 @@ def globalisation(loops: Loops):
             for i in each(self.mech.all_points):
                 for lane in side(self.lanes):
                     for k in ti.static(range(self.mech.d)):
-                        shorter = y.solution[i, k, lane] + y.alpha[lane] * y.du[i, k, lane]
+                        shorter = y.solution[i, k, lane] + 0.5 * (y.u[i, k, lane] - y.solution[i, k, lane])
                         y.settled[i, k, lane] = ti.select(y.settle[lane] == 1, y.u[i, k, lane], y.settled[i, k, lane])
                         y.u[i, k, lane] = ti.select(y.back[lane] == 1, shorter, y.u[i, k, lane])
 
@@ -100,7 +100,7 @@ def globalisation(loops: Loops):
             solves[lane] = solves[lane] + found
             y.go[lane], y.stuck[lane] = goes, y.seek[lane] - goes
             y.alpha[lane] = ti.select(goes == 1, 1.0, y.alpha[lane])
-            y.shift[lane] = ti.select(goes == 1, 0.0, y.shift[lane])
+            y.lifted[lane] = ti.select(goes == 1, 0.0, y.lifted[lane])
             y.fresh[lane] = ti.select(goes == 1, 0, y.fresh[lane])
             if ti.static(self.mech.dissipative):
                 lost = ti.cast(solves[lane] - y.begun[lane] >= PATIENCE, ti.i32)
@@ -111,10 +111,9 @@ def globalisation(loops: Loops):
             """A lane that is stuck without a direction tries again from where it is, with a shift or a larger one."""
             for lane in side(self.lanes):
                 if y.stuck[lane] == 1:
-                    y.shift[lane] = ti.max(4.0 * y.shift[lane], 1e-3 * y.stiffest[lane])
+                    y.lifted[lane] = ti.max(4.0 * y.lifted[lane], SMALLEST_SHIFT)
                     y.fresh[lane] = 1
-                    within = ti.cast(y.shift[lane] < LARGEST_SHIFT * y.stiffest[lane], ti.i32)
-                    y.failed[lane] = ti.max(y.failed[lane], 1 - within)
+                    y.failed[lane] = ti.max(y.failed[lane], ti.cast(y.lifted[lane] >= LARGEST_SHIFT, ti.i32))
             for i in each(self.mech.all_points):
                 for lane in side(self.lanes):
                     for k in ti.static(range(self.mech.d)):
@@ -154,7 +153,7 @@ def globalisation(loops: Loops):
                     y.goal[lane] = y.reached[lane] + y.advance[lane]
                     again = y.advance[lane] >= SMALLEST_ADVANCE
                 if again:
-                    y.reset[lane], y.fresh[lane], y.begun[lane], y.shift[lane] = 1, 1, solves[lane], 0.0
+                    y.reset[lane], y.fresh[lane], y.begun[lane], y.lifted[lane] = 1, 1, solves[lane], 0.0
                 else:
                     y.running[lane] = 0
                     if y.finite[lane] == 0:

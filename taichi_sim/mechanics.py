@@ -182,15 +182,23 @@ def mechanics(loops: Loops):
                 mass = ti.cast(self.mass[i], float)
                 for lane in side(self.lanes):
                     grain, reach = 0.0, 0.0
+                    inertia = mass * part.inertia[lane]
                     for k in ti.static(range(self.d)):
                         u = y.u[i, k, lane]
+                        push = inertia * u
+                        energy = 0.5 * push * u
                         reach += ti.abs(y.x[i, k, lane])
-                        push = mass * part.inertia[lane] * u
-                        load = mass * self.gravity[k]
-                        y.r[i, k, lane] = push - load
-                        y.phi[lane] = y.phi[lane] + (0.5 * push - load) * u
-                        y.size[lane] = y.size[lane] + (ti.abs(0.5 * push * u) + ti.abs(load * u))
-                        grain += ti.abs(push) + ti.abs(load)
+                        grain += ti.abs(push)
+                        if ti.static(self.gravity[k] == 0.0):
+                            y.r[i, k, lane] = push
+                            y.phi[lane] = y.phi[lane] + energy
+                            y.size[lane] = y.size[lane] + energy
+                        else:
+                            load = mass * self.gravity[k]
+                            grain += ti.abs(load)
+                            y.r[i, k, lane] = push - load
+                            y.phi[lane] = y.phi[lane] + (energy - load * u)
+                            y.size[lane] = y.size[lane] + (energy + ti.abs(load * u))
                     y.scale[i, lane], y.reach[i, lane] = grain, reach
             for j in each(self.all_handles):
                 for lane in side(self.lanes):

@@ -43,9 +43,9 @@ def newton(loops: Loops):
             self.inexact = quick.kind is not float  # directions that leave more than round-off of the error
             self.eps = eps
             self.lanes = loops.abreast()
-            rows = {name: scratch.slot(mechanics.P, mechanics.d) for name in ("solution", "settled", "du")}
+            rows = {name: scratch.slot(mechanics.P, mechanics.d) for name in ("solution", "settled")}
             rows["step"] = quick.slot(mechanics.P, mechanics.d)
-            numbers = "alpha slope steepness merit0 worst0 square0 shift goal reached advance"
+            numbers = "alpha slope steepness merit0 worst0 square0 lifted shift goal reached advance"
             found = "excess worst square grains bulk stiffest sign"
             scalars = {name: loops.scalar() for name in (*numbers.split(), *found.split())}
             flags = "running evaluations fresh strict begun finite failed take arrive seek stuck go settle back reset"
@@ -73,7 +73,7 @@ def newton(loops: Loops):
                 y.running[lane] = ti.cast(status[lane] == NOT_CONVERGED, ti.i32)
                 active += y.running[lane]
                 solves[lane], y.evaluations[lane], y.fresh[lane], y.strict[lane], y.begun[lane] = 0, 0, 1, 0, 0
-                y.alpha[lane], y.slope[lane], y.steepness[lane], y.shift[lane] = 1.0, 0.0, 0.0, 0.0
+                y.alpha[lane], y.slope[lane], y.steepness[lane], y.lifted[lane] = 1.0, 0.0, 0.0, 0.0
                 y.merit0[lane], y.worst0[lane], y.square0[lane] = 0.0, 0.0, 0.0
                 y.goal[lane], y.reached[lane], y.advance[lane] = 1.0, 0.0, 1.0  # shares of the handles' motion
             for n in each(self.mech.dampers):
@@ -185,28 +185,46 @@ def newton(loops: Loops):
             for n in each(self.mech.loads):
                 for lane in side(self.lanes):
                     y.load[n, lane] = ti.select(y.seek[lane] == 1, y.load_now[n, lane], y.load[n, lane])
+            lifting = 0.0
             for lane in side(self.lanes):
-                y.stiffest[lane] = 0.0
+                lifting += y.lifted[lane]
+                y.shift[lane] = 0.0
                 y.slope[lane] = ti.select(y.seek[lane] == 1, 0.0, y.slope[lane])
                 y.steepness[lane] = ti.select(y.seek[lane] == 1, 0.0, y.steepness[lane])
             for i in each(self.mech.all_points):
                 for lane in side(self.lanes):
                     for k in ti.static(range(self.mech.d)):
-                        pivot = y.diagonal[i, self.mech.at[k][k], lane]
-                        y.stiffest[lane] = larger(y.stiffest[lane], ti.cast(ti.abs(pivot), float))
-                        y.diagonal[i, self.mech.at[k][k], lane] = pivot + ti.cast(y.shift[lane], y.step.kind)
                         y.step[i, k, lane] = ti.cast(-y.r[i, k, lane], y.step.kind)
+            if lifting > 0.0:
+                self.shift(y)
             self.lu.factor(y, y.sign)
             self.lu.solve(y, y.step)
             for i in each(self.mech.all_points):
                 for lane in side(self.lanes):
                     for k in ti.static(range(self.mech.d)):
                         r, du = y.r[i, k, lane], ti.cast(y.step[i, k, lane], float)
-                        y.du[i, k, lane] = ti.select(y.seek[lane] == 1, du, y.du[i, k, lane])
                         y.u[i, k, lane] = ti.select(y.seek[lane] == 1, y.solution[i, k, lane] + du, y.u[i, k, lane])
                         y.slope[lane] = y.slope[lane] + ti.select(y.seek[lane] == 1, r * du, 0.0)
                         if ti.static(self.mech.dissipative):  # rᵀJ du, as (J + shift) du = −r
                             fall = r * (r + y.shift[lane] * du)
                             y.steepness[lane] = y.steepness[lane] - ti.select(y.seek[lane] == 1, fall, 0.0)
+
+        @ti.func
+        def shift(self, y: ti.template()):
+            """Add `lifted` times its largest entry to the diagonal."""
+            for lane in side(self.lanes):
+                y.stiffest[lane] = 0.0
+            for i in each(self.mech.all_points):
+                for lane in side(self.lanes):
+                    for k in ti.static(range(self.mech.d)):
+                        pivot = ti.cast(y.diagonal[i, self.mech.at[k][k], lane], float)
+                        y.stiffest[lane] = larger(y.stiffest[lane], ti.abs(pivot))
+            for lane in side(self.lanes):
+                y.shift[lane] = y.lifted[lane] * y.stiffest[lane]
+            for i in each(self.mech.all_points):
+                for lane in side(self.lanes):
+                    for k in ti.static(range(self.mech.d)):
+                        pivot = y.diagonal[i, self.mech.at[k][k], lane]
+                        y.diagonal[i, self.mech.at[k][k], lane] = pivot + ti.cast(y.shift[lane], y.step.kind)
 
     return Newton
