@@ -16,8 +16,8 @@ def block_ldl(loops: Loops):
     class BlockLDL(Blocks):
         """J = L D Lᵀ with L unit lower triangular in the order of elimination and D diagonal.
 
-        With A = l δ lᵀ a pivot block, `diagonal` keeps δ⁻¹ and l, and `upper` the blocks B = l⁻¹ J of its row, so that
-        J's block (j, k) loses B_jᵀ δ⁻¹ B_k.
+        With A = l δ lᵀ a pivot block, `diagonal` keeps δ⁻¹ and l, and `upper` the blocks U = δ⁻¹ B, B = l⁻¹ J, of its
+        row; J's block (j, k) loses U_jᵀ B_k.
         """
 
         symmetric = True
@@ -50,6 +50,7 @@ def block_ldl(loops: Loops):
                             pivot[0, self.at[k][n], lane] = y[n, k]
                             J.diagonal[i, self.at[k][n], lane] = y[n, k]
                 for e in each(span(self.pivots.starts[s], self.pivots.starts[s + 1])):
+                    j = known(self.pivots.others[e])
                     edge = known(self.pivots.edges[e])
                     at = known(self.pivots.place[e])
                     for lane in side(self.lanes):
@@ -58,35 +59,35 @@ def block_ldl(loops: Loops):
                             for n in ti.static(range(k + 1, self.d)):
                                 for o in ti.static(range(self.d)):
                                     y[n, o] = y[n, o] - pivot[0, self.at[k][n], lane] * y[k, o]
-                        put(y, above, at, lane, self.d)
-                        put(y, J.upper, edge, lane, self.d)
-                for e in each(span(self.pivots.starts[s], self.pivots.starts[s + 1])):
-                    j = known(self.pivots.others[e])
-                    here = known(self.pivots.place[e])
-                    for lane in side(self.lanes):
-                        y = block(above, here, lane, self.d)
+                        if ti.static(self.pivots.width > 1):
+                            put(y, above, at, lane, self.d)
                         z = ti.Matrix.zero(self.kind, self.d, self.d)
                         for k in ti.static(range(self.d)):
                             for n in ti.static(range(self.d)):
                                 z[k, n] = pivot[0, self.at[k][k], lane] * y[k, n]
-                        put(z, left, 0, lane, self.d)
+                        put(z, J.upper, edge, lane, self.d)
                         for n in ti.static(range(self.d)):
                             for o in ti.static(range(n, self.d)):
                                 x = J.diagonal[j, self.at[n][o], lane]
                                 for k in ti.static(range(self.d)):
                                     x = x - z[k, n] * y[k, o]
                                 J.diagonal[j, self.at[n][o], lane] = x
-                    for f in each(span(e + 1, self.pivots.starts[s + 1])):
-                        edge = known(self.pivots.fill[self.pivots.rows[e] + self.pivots.place[f]])
-                        there = known(self.pivots.place[f])
+                if ti.static(self.pivots.width > 1):
+                    for e in each(span(self.pivots.starts[s], self.pivots.starts[s + 1])):
+                        row = known(self.pivots.edges[e])
                         for lane in side(self.lanes):
-                            y = block(J.upper, edge, lane, self.d)
-                            for n in ti.static(range(self.d)):
-                                for o in ti.static(range(self.d)):
-                                    for k in ti.static(range(self.d)):
-                                        product = left[0, k * self.d + n, lane] * above[there, k * self.d + o, lane]
-                                        y[n, o] = y[n, o] - product
-                            put(y, J.upper, edge, lane, self.d)
+                            put(block(J.upper, row, lane, self.d), left, 0, lane, self.d)
+                        for f in each(span(e + 1, self.pivots.starts[s + 1])):
+                            edge = known(self.pivots.fill[self.pivots.rows[e] + self.pivots.place[f]])
+                            there = known(self.pivots.place[f])
+                            for lane in side(self.lanes):
+                                y = block(J.upper, edge, lane, self.d)
+                                for n in ti.static(range(self.d)):
+                                    for o in ti.static(range(self.d)):
+                                        for k in ti.static(range(self.d)):
+                                            product = left[0, k * self.d + n, lane] * above[there, k * self.d + o, lane]
+                                            y[n, o] = y[n, o] - product
+                                put(y, J.upper, edge, lane, self.d)
 
         @ti.func
         def solve(self, J: ti.template(), b: ti.template()):
@@ -100,8 +101,7 @@ def block_ldl(loops: Loops):
                     for k in ti.static(range(self.d)):
                         for n in ti.static(range(k + 1, self.d)):
                             y[0, n, lane] = y[0, n, lane] - J.diagonal[i, self.at[k][n], lane] * y[0, k, lane]
-                        y[0, k, lane] = y[0, k, lane] * J.diagonal[i, self.at[k][k], lane]
-                        b[i, k, lane] = y[0, k, lane]
+                        b[i, k, lane] = y[0, k, lane] * J.diagonal[i, self.at[k][k], lane]
                 for e in each(span(self.pivots.starts[s], self.pivots.starts[s + 1])):
                     j = known(self.pivots.others[e])
                     edge = known(self.pivots.edges[e])
@@ -116,18 +116,15 @@ def block_ldl(loops: Loops):
                 i = known(self.pivots.order[s])
                 for lane in side(self.lanes):
                     for k in ti.static(range(self.d)):
-                        y[0, k, lane] = ti.cast(0.0, self.kind)
+                        y[0, k, lane] = b[i, k, lane]
                 for e in each(span(self.pivots.starts[s], self.pivots.starts[s + 1])):
                     j = known(self.pivots.others[e])
                     edge = known(self.pivots.edges[e])
                     for lane in side(self.lanes):
                         for k in ti.static(range(self.d)):
                             for n in ti.static(range(self.d)):
-                                y[0, k, lane] = y[0, k, lane] + J.upper[edge, k * self.d + n, lane] * b[j, n, lane]
+                                y[0, k, lane] = y[0, k, lane] - J.upper[edge, k * self.d + n, lane] * b[j, n, lane]
                 for lane in side(self.lanes):
-                    for k in ti.static(range(self.d)):
-                        part = J.diagonal[i, self.at[k][k], lane] * y[0, k, lane]
-                        y[0, k, lane] = b[i, k, lane] - part
                     for low in ti.static(range(self.d)):
                         k = ti.static(self.d - 1 - low)
                         for n in ti.static(range(k + 1, self.d)):
