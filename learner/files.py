@@ -14,36 +14,46 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import save_file
 
 from taichi_sim.errors import InputError, expect
 
 LARGEST_HEADER = LARGEST_JSON = 2**20  # bytes; ours have a few thousand
 
 
-def write(path: Path, data: bytes):
-    """Replace `path` by `data` so that after a crash, or on a full disk, it holds the old or the new bytes, whole.
+@contextlib.contextmanager
+def replaced(path: Path):
+    """A new file to write, which takes the place of `path` so that after a crash, or on a full disk, that is the old
+    or the new one, whole.
 
     Raises `InputError` where that can't be done.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        yield temporary
+        _to_disk(temporary)
         os.replace(temporary, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
+        _to_disk(path.parent)
+    except (OSError, ValueError, SafetensorError) as error:  # ValueError: a name with a zero byte
         with contextlib.suppress(OSError, ValueError):
             temporary.unlink(missing_ok=True)
         said = getattr(error, "strerror", None) or str(error)
-        raise InputError(f"{path}: expected a place for {len(data):,} bytes, got {said!r}") from error
+        raise InputError(f"{path}: expected a place for a file, got {said!r}") from error
+
+
+def _to_disk(path: Path):
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write(path: Path, data: bytes):
+    """Replace `path` by `data`, see `replaced`."""
+    with replaced(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def write_json(path: Path, value):
@@ -52,8 +62,9 @@ def write_json(path: Path, value):
 
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict):
     """Tensors and a dictionary that JSON can hold."""
-    data = save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, {"state": json.dumps(metadata)})
-    write(path, data)
+    with replaced(path) as temporary:
+        tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+        save_file(tensors, temporary, {"state": json.dumps(metadata)})
 
 
 def read_json(path: Path) -> dict:

@@ -32,6 +32,8 @@ class Improvement:
 
     @staticmethod
     def joined(parts: list[Improvement]) -> Improvement:
+        if len(parts) == 1:
+            return parts[0]
         values = (torch.cat([getattr(p, name) for p in parts]) for name in ("value", "value_before", "alpha"))
         return Improvement(Trajectory.joined([p.trajectory for p in parts]), *values)
 

@@ -32,7 +32,7 @@ class Arguments:
         expect(fits, name, wanted, tuple(tensor.shape))
         expect(tensor.dtype == self.dtype, name, self.dtype, tensor.dtype)
         expect(tensor.device.type == self.device.type, name, f"a tensor on {self.device.type}", tensor.device.type)
-        if finite and not torch.isfinite(tensor).all():
+        if finite and tensor.numel() > 0 and not torch.stack(tensor.aminmax()).isfinite().all():  # NaN comes through
             bad = tuple((~torch.isfinite(tensor)).nonzero()[0].tolist())
             raise InputError(f"{name}: expected finite numbers, got {tensor[bad].item()} at {bad}")
         return tensor.contiguous()

@@ -8,7 +8,7 @@ import numpy as np
 import taichi as ti
 import torch
 
-from . import alignment, processor, runtime
+from . import alignment, contraction, processor, runtime
 from .builder import Builder
 from .simulator import Simulator
 from .verification import adjoint_mismatch
@@ -38,7 +38,9 @@ def examine(device: str, precision: str, say) -> bool:
     told = processor.name()
     told = f", is told {told}" if told != real else ""
     lines = "on cache lines" if alignment.aligned() else "anywhere"
-    say(f"LLVM        takes the CPU for {real or 'what it finds'}{told}; kernels' arrays begin {lines}")
+    rounds = "once" if contraction.fused() else "twice"
+    say(f"LLVM        takes the CPU for {real or 'what it finds'}{told}")
+    say(f"kernels     of a CPU: arrays begin {lines}, products that are added are rounded {rounds}")
     say(f"running on  {runtime.torch_device()}, {runtime.dtype()}")
     return _precision(say) & _self_test(say)
 

@@ -44,7 +44,7 @@ def block_ldl(loops: Loops):
                     for k in ti.static(range(self.d)):
                         for n in ti.static(range(self.d)):
                             y[k, n] = J.diagonal[i, self.at[k][n], lane]
-                    sign[lane] = ti.min(sign[lane], self.split(y))
+                    sign[lane] = ti.select(self.split(y) > 0.0, sign[lane], -1.0)
                     for k in ti.static(range(self.d)):
                         for n in ti.static(range(k, self.d)):
                             pivot[0, self.at[k][n], lane] = y[n, k]

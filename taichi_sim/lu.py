@@ -127,7 +127,7 @@ def block_lu(loops: Loops):
                 i = known(self.pivots.order[s])
                 for lane in side(self.lanes):
                     y = block(J.diagonal, i, lane, self.d)
-                    sign[lane] = ti.min(sign[lane], self.split(y))
+                    sign[lane] = ti.select(self.split(y) > 0.0, sign[lane], -1.0)
                     put(y, pivot, 0, lane, self.d)
                     put(y, J.diagonal, i, lane, self.d)
                 for e in each(span(self.pivots.starts[s], self.pivots.starts[s + 1])):

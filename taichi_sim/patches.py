@@ -1,8 +1,8 @@
 """Taichi's library in this process's memory: where its functions are, and other machine code in their place.
 
-For what Taichi has no setting, in `processor` and `alignment`. It is done where all is as it was when this was written:
-Taichi 1.7.4 on Linux and x86-64, with symbols in its library, and memory that the system lets a process write to.
-Otherwise kernels are as right, and slower.
+For what Taichi has no setting, in `processor`, `alignment` and `contraction`. It is done where all is as it was when
+this was written: Taichi 1.7.4 on Linux and x86-64, with symbols in its library, and memory that the system lets a
+process write to. Otherwise kernels are as right, and slower.
 """
 
 from __future__ import annotations

@@ -48,8 +48,7 @@ def init(device: str = "auto", precision: str = "float64", threads: int | None =
         os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     options = {} if threads is None else {"cpu_max_num_threads": threads}
     known = processor.better_name() if device == "cpu" else None
-    aligned = device == "cpu" and alignment.align_arrays()
-    fused = device == "cpu" and contraction.fuse()
+    aligned, fused = (device == "cpu" and make() for make in (alignment.align_arrays, contraction.fuse))
     if "TI_LOG_LEVEL" not in os.environ:
         options["log_level"] = ti.WARN
     with contextlib.redirect_stdout(io.StringIO()):  # Taichi announces itself
@@ -60,7 +59,7 @@ def init(device: str = "auto", precision: str = "float64", threads: int | None =
             fast_math=False,
             unrolling_limit=0,
             offline_cache=True,
-            offline_cache_file_path=str(_cache(known, aligned, fused)),
+            offline_cache_file_path=str(_cache(known, aligned and "aligned", fused and "fused")),
             debug=debug,
             **options,
         )
@@ -70,15 +69,15 @@ def init(device: str = "auto", precision: str = "float64", threads: int | None =
     atexit.register(ti.reset)  # writes the cache; left to the interpreter's end, torch's graphs can keep it from that
 
 
-def _cache(known: str | None, aligned: bool, fused: bool) -> Path:
-    """Where compiled kernels are kept: apart, by what LLVM was told, which Taichi does not tell apart.
+def _cache(*made) -> Path:
+    """Where compiled kernels are kept: apart, by names for how they are made, which Taichi does not tell apart.
 
     If nothing can be written there, a warning and a temporary folder.
 
     Taichi itself ends such a process with a segmentation fault, cache asked for or not.
     """
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    cache = Path(home, "taichi", "-".join(("ticache", *filter(None, (known, aligned and "aligned", fused and "fused")))))
+    cache = Path(home, "taichi", "-".join(("ticache", *filter(None, made))))
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=cache):

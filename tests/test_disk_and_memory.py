@@ -40,7 +40,7 @@ def test_a_full_disk_in_the_middle_of_a_save_leaves_the_checkpoint_before(tmp_pa
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
     _, said = process.communicate(timeout=30)
     assert process.returncode == 2 and said.count("\n") == 1
-    assert said.startswith("pods: run/checkpoints/") and "expected a place for" in said and "'File too large'" in said
+    assert said.startswith("pods: run/checkpoints/") and "expected a place for" in said and "File too large" in said
     run = Run.open(tmp_path / "run")
     _, state = run.load()
     rows = run.rows()

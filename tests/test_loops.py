@@ -1,4 +1,7 @@
-"""Kernels unrolled, with loops over scratch memory, in both orders, or local variables, and with lanes: equal bits."""
+"""Kernels unrolled, with loops over scratch memory, in both orders, or local variables, and with lanes do the same.
+
+To round-off: which products and sums LLVM fuses depends on what stands around them.
+"""
 
 import dataclasses
 import functools
@@ -19,6 +22,7 @@ KINDS["rope"] += (LAST,)
 UNROLLED_LAST = dataclasses.replace(UNROLLED, last=True)
 SMALL = (UNROLLED, UNROLLED_LAST, LOOPED, LAST, ALONE, ABREAST)
 KINDS |= dict.fromkeys(("pendulum", "damped_pendulum"), SMALL)  # others compile for long
+ROUND_OFF = 1e-12  # relative to a tensor's largest number
 ROWS = ("x", "v", "p", "status", "iterations")
 
 
@@ -29,7 +33,7 @@ def made(name, loops):
 
 @pytest.fixture
 def same(simulator):
-    """same(name, sweep): whether `sweep(simulator, trajectory)` gives the same bits with all kinds of loops."""
+    """same(name, sweep): whether `sweep(simulator, trajectory)` gives the same with all kinds of loops."""
 
     def compare(name, sweep, first=False):
         found = []
@@ -38,9 +42,15 @@ def same(simulator):
             rows = sim.rollout(systems.start(sim, B, first=first), systems.actions(sim, B, N))
             assert rows.ok.all() and rows.x.diff(dim=1).abs().max() > 1e-3
             found.append(sweep(sim, rows))
-        return all(torch.equal(one, other) for one, *rest in zip(*found, strict=True) for other in rest)
+        return all(_near(one, other) for one, *rest in zip(*found, strict=True) for other in rest)
 
     return compare
+
+
+def _near(one, other):
+    if not one.is_floating_point() or not one.numel():
+        return torch.equal(one, other)
+    return (one - other).abs().max() <= ROUND_OFF * one.abs().max()
 
 
 def model(sim):
@@ -52,12 +62,12 @@ def model(sim):
 
 @pytest.mark.parametrize("first", (True, False))
 @pytest.mark.parametrize("name", NAMES)
-def test_rollouts_have_the_same_bits(same, name, first):
+def test_rollouts_are_the_same(same, name, first):
     assert same(name, lambda _, rows: [getattr(rows, field) for field in ROWS], first)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_adjoints_have_the_same_bits(same, name):
+def test_adjoints_are_the_same(same, name):
     def sweep(sim, rows):
         g = sim.vjp(rows, *(systems.random(*y.shape, seed=61) for y in (rows.x, rows.v, rows.p)))
         return [g.x, g.v, g.p, g.x_prev, g.v_prev, g.a]
@@ -66,7 +76,7 @@ def test_adjoints_have_the_same_bits(same, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_tangents_have_the_same_bits(same, name):
+def test_tangents_are_the_same(same, name):
     def sweep(sim, rows):
         tangent = systems.start(sim, B, seed=70, first=False)
         return [*sim.jvp(rows, systems.random(*rows.a.shape, seed=62), tangent), sim.jacobian(rows)]
@@ -75,7 +85,7 @@ def test_tangents_have_the_same_bits(same, name):
 
 
 @pytest.mark.parametrize("name", ("damped_pendulum",))
-def test_gauss_newton_steps_have_the_same_bits(same, name):
+def test_gauss_newton_steps_are_the_same(same, name):
     def sweep(sim, rows):
         direct, iterative = sim.gauss_newton_riccati(rows, *model(sim)), sim.gauss_newton_cg(rows, *model(sim))
         boxed = sim.gauss_newton_boxed(rows, 2.0, torch.full((B,), 1e-9, dtype=torch.float64), *model(sim))

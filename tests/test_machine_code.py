@@ -86,6 +86,31 @@ print(patches.function(alignment.FUNCTION) is not None)
     assert (f"alloca [40 x double], align {alignment.LINE}" in code) == ("True" in done.stdout)
 
 
+def test_products_and_sums_are_fused(tmp_path):
+    """(1 + ε)² − (1 + 2ε) is ε² where it is rounded once; after a product that is rounded first it is 0."""
+    program = """
+import taichi as ti
+import torch
+import taichi_sim
+from taichi_sim import contraction
+taichi_sim.init("cpu")
+@ti.kernel
+def difference(a: ti.types.ndarray(ndim=1), b: ti.types.ndarray(ndim=1), y: ti.types.ndarray(ndim=1)):
+    for i in range(a.shape[0]):
+        y[i] = a[i] * a[i] - b[i]
+small = 2.0**-30
+y = torch.empty(5, dtype=torch.float64)
+difference(torch.full_like(y, 1 + small), torch.full_like(y, 1 + 2 * small), y)
+assert (y == (small**2 if contraction.fused() else 0.0)).all(), y
+print(contraction.fused())
+"""
+    environment = os.environ | {"PYTHONPATH": str(HERE.parent), "XDG_CACHE_HOME": str(tmp_path)}
+    (tmp_path / "program.py").write_text(program)
+    command = [sys.executable, "program.py"]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert (done.stdout.split() == ["True"]) == (sys.platform == "linux" and platform.machine() == "x86_64")
+
+
 def test_the_name_is_found_where_it_is_looked_for():
     assert (processor.name() is not None) == (sys.platform == "linux" and platform.machine() == "x86_64")
 
