@@ -213,12 +213,15 @@ def test_a_stored_reference_is_found_again_by_the_very_same_task_only(known, tmp
 
 @every_task
 def test_shipped_costs_are_those_of_their_actions_to_round_off(task, name):
-    """The order of a sum and the last bit of a sine, of start states, are a machine's."""
+    """Last bits are a machine's: of a sine, a sum, a product that is added. A swing of 150 steps makes up to 5e-10 of them
+    in the cost of one of the 1,000 states, 1e-12 in a mean.
+    """
     made, best = task(name), reference.load(task(name))
     assert best is not None, "no reference of this very task is shipped"
     assert len(best.cost) == len(best.actions) == tasks.TEST_STATES
     rows = made.simulator.rollout(made.test_states(20), best.actions[:20].double())
-    assert torch.allclose(-made.returns(rows), best.cost[:20], rtol=1e-12, atol=0)
+    cost, stored = -made.returns(rows), best.cost[:20]
+    assert torch.allclose(cost, stored, rtol=1e-9, atol=0) and (cost - stored).mean().abs() <= 1e-12 * stored.mean()
     assert best.actions.abs().max() <= torch.tensor(made.limit, dtype=torch.float32)
 
 

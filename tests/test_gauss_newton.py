@@ -123,7 +123,7 @@ def test_boxed_step_far_from_its_bounds_is_the_recursions(simulator, name):
         sim.gauss_newton_riccati(trajectory, g, q, r, mu),
         sim.gauss_newton_boxed(trajectory, 1e6, goal, g, q, r, mu),
     )
-    assert (boxed.iterations == 1).all() and torch.equal(boxed.da, (trajectory.a + free.da) - trajectory.a)
+    assert (boxed.iterations == 1).all() and (boxed.da - free.da).abs().max() <= 1e-12 * free.da.abs().max()
 
 
 @pytest.mark.parametrize("name", ("oscillator", "damped_pendulum", "double", "rope"))

@@ -350,7 +350,7 @@ def test_a_run_is_made_only_where_nothing_is(tmp_path):
         with pytest.raises(InputError, match="run: expected a new folder"):
             Run.create(tmp_path / taken, {})
     assert (tmp_path / "file").read_text() == "mine"
-    with pytest.raises(InputError, match="config.json: expected a place for .* bytes, got 'Not a directory'"):
+    with pytest.raises(InputError, match="config.json: expected a place for a file, got 'Not a directory'"):
         Run.create(tmp_path / "file" / "below", {})
 
 
