@@ -213,8 +213,8 @@ def test_a_stored_reference_is_found_again_by_the_very_same_task_only(known, tmp
 
 @every_task
 def test_shipped_costs_are_those_of_their_actions_to_round_off(task, name):
-    """Last bits are a machine's: of a sine, a sum, a product that is added. A swing of 150 steps makes up to 5e-10 of them
-    in the cost of one of the 1,000 states, 1e-12 in a mean.
+    """Last bits are a machine's: of a sine, a sum, a product that is added. A swing of 150 steps makes up to 5e-10 of
+    them in the cost of one of the 1,000 states, 1e-12 in a mean.
     """
     made, best = task(name), reference.load(task(name))
     assert best is not None, "no reference of this very task is shipped"
