@@ -69,11 +69,10 @@ def riccati(loops: Loops):
             Dq = D * D if self.mech.dissipative else 0
             Da = D * m if self.mech.damped else 0
             store = Scratch(loops)
-            self.row = store.slot(D)
-            self.P, self.linear = store.slot(self.n * self.n), store.slot(self.n)  # upper triangle of P, and l
-            self.xx, self.xq, self.xv, self.xx0 = (store.slot(D * D) for _ in range(4))  # x₁ beside x₁, q, v and x
-            self.xp = store.slot(D * m)  # x₁ beside π
-            self.product, self.product_q = store.slot(D * D), store.slot(Dq)
+            self.row = store.slot(4 * D)
+            self.P, self.linear = store.slot(self.n * self.n), store.slot(self.n)
+            self.xx, self.xq, self.xp = store.slot(D * D), store.slot(D * D), store.slot(D * m)  # x₁ beside x₁, q, π
+            self.beside = store.slot(4 * D * D)
             self.product_p, self.product_a = store.slot(D * m), store.slot(Da)
             self.mixed, self.gain = store.slot(self.n * m), store.slot(self.n * m)  # M_as, K
             self.map_z, self.map_q = store.slot(D * D), store.slot(Dq)
@@ -106,9 +105,8 @@ def riccati(loops: Loops):
             D, n, m = ti.static(self.D, self.n, self.mech.m)
             V, X, H = ti.static(2 * D, 3 * D, 4 * D)
             P, lin, row = self.P[store, b], self.linear[store, b], self.row[store, b]
-            xx, xq, xv, xx0 = self.xx[store, b], self.xq[store, b], self.xv[store, b], self.xx0[store, b]
-            xp, mixed, K = self.xp[store, b], self.mixed[store, b], self.gain[store, b]
-            product, product_q = self.product[store, b], self.product_q[store, b]
+            xx, xq, xp, beside = self.xx[store, b], self.xq[store, b], self.xp[store, b], self.beside[store, b]
+            mixed, K = self.mixed[store, b], self.gain[store, b]
             product_p, product_a = self.product_p[store, b], self.product_a[store, b]
             map_z, map_q = self.map_z[store, b], self.map_q[store, b]
             map_p, map_a = self.map_p[store, b], self.map_a[store, b]
@@ -117,6 +115,8 @@ def riccati(loops: Loops):
                 P[i] = 0.0
             for i in range(n):
                 lin[i] = 0.0
+            for i in range(n * m):
+                K[i], mixed[i] = 0.0, 0.0
             for back in range(N):
                 t = N - 1 - back
                 c0, c1, c2 = self.mech.coefficients(t == 0 and first != 0)
@@ -130,11 +130,10 @@ def riccati(loops: Loops):
                 for i in range(m):
                     at = (H + i) * (n + 1)
                     P[at] = P[at] + q[bq, t, i]
-                self.value_function.part(c0, h, P, xx, xq, xv, xx0, xp)
+                self.value_function.part(c0, h, P, K, mixed, xx, xq, beside, xp)
                 factor = self.value_function.insert(
-                    c0, h, map_z, map_q, map_p, map_a, xx, xq, xv, xx0, xp,
-                    row, product, product_q, product_p, product_a, P, mixed,
-                )  # fmt: skip
+                    c0, h, map_z, map_q, map_p, map_a, xx, xq, beside, xp, row, product_p, product_a, P, mixed
+                )
                 slope = self.maps.pull(c0, h, map_z, map_q, map_p, map_a, row, lin)
                 for i in ti.static(range(m)):
                     factor[i, i] = factor[i, i] + (r[b % r.shape[0], t, i] + damping[b])
@@ -166,15 +165,9 @@ def riccati(loops: Loops):
                     column = cholesky_solve(factor, column, m)
                     for c in ti.static(range(m)):
                         K[c * n + i] = column[c]
-                for i in range(n):
-                    column = ti.Vector.zero(float, max(m, 1))
-                    for c in ti.static(range(m)):
-                        column[c] = K[c * n + i]
-                    for j in range(i, n):
-                        z = P[i * n + j]
-                        for c in ti.static(range(m)):
-                            z += column[c] * mixed[c * n + j]
-                        P[i * n + j] = z
+                for i in range(H):  # `insert` has made the upper triangle; the next `part` adds M_saᵀ K
+                    for j in range(i):
+                        P[i * n + j] = P[j * n + i]
                 for c in ti.static(range(m)):  # by x, x₋₁, v, v₋₁, π
                     at = ((b * N + t) * m + c) * n
                     for i in range(D):

@@ -3,7 +3,8 @@
     q = c₁ x + c₂ x₋₁,   z = c₁ v + c₂ v₋₁,   x₁ = T_q q + T_z z + T_π π + T_a a,   v₁ = (c₀ x₁ + q)/h,   π₁ = π + h a
 
 Two substitutions: all of s₁ but x₁ is a sum of multiples of x₁, q, x, v, π and a, which `part` does entry by entry;
-then `insert` puts in x₁, by products of D × D blocks: 4.5 D³ multiplications a step where nothing dissipates.
+then `insert` puts in x₁, by products of a D × D block with one and with four side by side: 5 D³ multiplications a step
+where nothing dissipates.
 """
 
 import functools
@@ -20,22 +21,31 @@ def value_function(loops: Loops):
 
     @ti.data_oriented
     class ValueFunction:
-        """P is n × n, of which the upper triangle is used."""
+        """P is n × n and symmetric."""
 
         def __init__(self, mechanics):
-            self.mech = mechanics
+            self.mech, self.loops = mechanics, loops
             self.D, self.n = mechanics.D, 4 * mechanics.D + mechanics.m
             self.coordinates = loops.range(self.D)
 
         @ti.func
-        def times(self, left: ti.template(), i: int, right: ti.template(), out: ti.template()):
-            """out = row i of leftᵀ right, both D × D."""
-            for j in each(self.coordinates):
+        def times(
+            self,
+            # In
+            left: ti.template(),
+            i: int,
+            right: ti.template(),
+            width: ti.template(),
+            # Out
+            out: ti.template(),
+        ):
+            """out = row i of leftᵀ right, D × D and D × width."""
+            for j in each(self.loops.range(width)):
                 out[j] = 0.0
             for k in range(self.D):
                 y = left[k * self.D + i]
-                for j in each(self.coordinates):
-                    out[j] = out[j] + y * right[k * self.D + j]
+                for j in each(self.loops.range(width)):
+                    out[j] = out[j] + y * right[k * width + j]
 
         @ti.func
         def thin(self, left: ti.template(), width: ti.template(), i: int, right: ti.template()):
@@ -54,59 +64,74 @@ def value_function(loops: Loops):
             # In
             c0: float,
             h: float,
-            # In: of s₁, out: without x₁
+            # In: of s₁, but for Kᵀ M; out: without x₁, the upper triangle
             P: ti.template(),
+            # In: gains and M_as of the step after
+            K: ti.template(),
+            M: ti.template(),
             # Out
             xx: ti.template(),
             xq: ti.template(),
-            xv: ti.template(),
-            xx0: ti.template(),
+            beside: ti.template(),
             xp: ti.template(),
         ):
-            """P with s₁ in terms of x₁, q, x, v and π₁: blocks with x₁ go into their own places, others into P's."""
+            """P + KᵀM with s₁ in terms of x₁, q, x, v and π₁: blocks with x₁ go into their own places, others into P's.
+
+            Those of v and x go into `beside`, see `insert`.
+            """
             D, n, m = ti.static(self.D, self.n, self.mech.m)
             A, B = c0 / h, 1.0 / h  # v₁ = A x₁ + B q
-            Z, Q, V, X, H = ti.static(0, D, 2 * D, 3 * D, 4 * D)
+            Q, V, X, H = ti.static(D, 2 * D, 3 * D, 4 * D)
             for i in range(D):
-                for j in range(i, D):
-                    ij, ji = i * n + j, j * n + i
-                    zz, qq, vv = P[Z * n + ij + Z], P[Q * n + ij + Q], P[V * n + ij + V]
-                    zq, qz, zv, vz = P[Z * n + ij + Q], P[Z * n + ji + Q], P[Z * n + ij + V], P[Z * n + ji + V]
-                    zx, xz, qv, vq = P[Z * n + ij + X], P[Z * n + ji + X], P[Q * n + ij + V], P[Q * n + ji + V]
-                    qx, Xq = P[Q * n + ij + X], P[Q * n + ji + X]
-                    # with all that x₁ moves beside it (left) and all that v₁ moves (right)
-                    place = P[X * n + ij + X] + C1 * (qx + Xq) + C1 * C1 * qq
-                    speed = vv + C1 * (zv + vz) + C1 * C1 * zz
-                    across = P[V * n + ji + X] + C1 * (xz + qv) + C1 * C1 * qz
-                    across_t = P[V * n + ij + X] + C1 * (zx + vq) + C1 * C1 * zq
-                    speed_q, speed_q_t = vq + C1 * zq, qv + C1 * qz
-                    speed_z, speed_z_t = vz + C1 * zz, zv + C1 * zz
-                    both = place + A * (across + across_t) + A * A * speed
-                    xx[i * D + j] = both
-                    xx[j * D + i] = both
-                    xq[i * D + j] = B * (across + A * speed)
-                    xq[j * D + i] = B * (across_t + A * speed)
-                    xx0[i * D + j] = C2 * (Xq + C1 * qq + A * speed_q)
-                    xx0[j * D + i] = C2 * (qx + C1 * qq + A * speed_q_t)
-                    xv[i * D + j] = C2 * (xz + C1 * qz + A * speed_z)
-                    xv[j * D + i] = C2 * (zx + C1 * zq + A * speed_z_t)
-                    P[Q * n + ij + Q] = B * B * speed
-                    P[Q * n + ij + X] = B * C2 * speed_q
-                    P[Q * n + ji + X] = B * C2 * speed_q_t
-                    P[Q * n + ij + V] = B * C2 * speed_z
-                    P[Q * n + ji + V] = B * C2 * speed_z_t
-                    P[V * n + ij + V] = C2 * C2 * zz
-                    P[V * n + ij + X] = C2 * C2 * zq
-                    P[V * n + ji + X] = C2 * C2 * qz
-                    P[X * n + ij + X] = C2 * C2 * qq
+                z, q, v, x = i * n, (Q + i) * n, (V + i) * n, (X + i) * n
+                kz, kq = ti.Vector.zero(float, max(m, 1)), ti.Vector.zero(float, max(m, 1))
+                kv, kx = ti.Vector.zero(float, max(m, 1)), ti.Vector.zero(float, max(m, 1))
                 for c in ti.static(range(m)):
-                    at = i * n + H + c
-                    z, q = P[Z * n + at], P[Q * n + at]
-                    speed = P[V * n + at] + C1 * z
-                    xp[i * m + c] = P[X * n + at] + C1 * q + A * speed
-                    P[Q * n + at] = B * speed
-                    P[V * n + at] = C2 * z
-                    P[X * n + at] = C2 * q
+                    kz[c], kq[c] = K[c * n + i], K[c * n + Q + i]
+                    kv[c] = K[c * n + V + i] + C1 * kz[c]
+                    kx[c] = K[c * n + X + i] + C1 * kq[c] + A * kv[c]
+                for j in each(self.coordinates):
+                    zz, zq, zv, zx = P[z + j], P[z + Q + j], P[z + V + j], P[z + X + j]
+                    qz, qq, qv, qx = P[q + j], P[q + Q + j], P[q + V + j], P[q + X + j]
+                    # what v₁ is multiplied with, then what x₁ is, before their own columns are added
+                    speed_z, speed_q = P[v + j] + C1 * zz, P[v + Q + j] + C1 * zq
+                    speed_v, speed_x = P[v + V + j] + C1 * zv, P[v + X + j] + C1 * zx
+                    place_z, place_q = P[x + j] + C1 * qz + A * speed_z, P[x + Q + j] + C1 * qq + A * speed_q
+                    place_v, place_x = P[x + V + j] + C1 * qv + A * speed_v, P[x + X + j] + C1 * qx + A * speed_x
+                    for c in ti.static(range(m)):
+                        mz, mq, mv, mx = M[c * n + j], M[c * n + Q + j], M[c * n + V + j], M[c * n + X + j]
+                        speed_z, speed_q, speed_v = speed_z + kv[c] * mz, speed_q + kv[c] * mq, speed_v + kv[c] * mv
+                        place_z, place_q = place_z + kx[c] * mz, place_q + kx[c] * mq
+                        place_v, place_x = place_v + kx[c] * mv, place_x + kx[c] * mx
+                        zz, zq, qq = zz + kz[c] * mz, zq + kz[c] * mq, qq + kq[c] * mq
+                    across = place_v + C1 * place_z
+                    xx[i * D + j] = place_x + C1 * place_q + A * across
+                    xq[i * D + j] = B * across
+                    beside[i * H + V + j] = C2 * place_z
+                    beside[i * H + X + j] = C2 * place_q
+                    P[x + X + j] = C2 * C2 * qq
+                    P[v + V + j] = C2 * C2 * zz
+                    P[v + X + j] = C2 * C2 * zq
+                    P[q + Q + j] = B * B * (speed_v + C1 * speed_z)
+                    P[q + V + j] = B * C2 * speed_z
+                    P[q + X + j] = B * C2 * speed_q
+                for c in ti.static(range(m)):
+                    zp, qp = P[z + H + c], P[q + H + c]
+                    speed_p = P[v + H + c] + C1 * zp
+                    place_p = P[x + H + c] + C1 * qp + A * speed_p
+                    for e in ti.static(range(m)):
+                        mp = M[e * n + H + c]
+                        zp, qp = zp + kz[e] * mp, qp + kq[e] * mp
+                        speed_p, place_p = speed_p + kv[e] * mp, place_p + kx[e] * mp
+                    xp[i * m + c] = place_p
+                    P[x + H + c] = C2 * qp
+                    P[v + H + c] = C2 * zp
+                    P[q + H + c] = B * speed_p
+            for i in ti.static(range(m)):
+                for c in ti.static(range(i, m)):
+                    at = ti.static((H + i) * n + H + c)
+                    for e in ti.static(range(m)):
+                        P[at] = P[at] + K[e * n + H + i] * M[e * n + H + c]
 
         @ti.func
         def insert(
@@ -120,16 +145,13 @@ def value_function(loops: Loops):
             map_a: ti.template(),
             xx: ti.template(),
             xq: ti.template(),
-            xv: ti.template(),
-            xx0: ti.template(),
+            beside: ti.template(),
             xp: ti.template(),
             # Scratch
             row: ti.template(),
-            product: ti.template(),
-            product_q: ti.template(),
             product_p: ti.template(),
             product_a: ti.template(),
-            # In: what `part` left, out: M_ss
+            # In: what `part` left, out: M_ss, the upper triangle
             P: ti.template(),
             # Out: M_as
             mixed: ti.template(),
@@ -137,18 +159,21 @@ def value_function(loops: Loops):
             """x₁ = T_q q + T_z z + T_π π + T_a a, put into what `part` left. Returns M_aa, without R.
 
             Where nothing is damped a acts through π₁ = π + h a alone, so that all of its derivatives are h times π's.
+            `beside` is D × 4D: what x₁ is multiplied with, as sums over z and q, and v and x. Its products with T_zᵀ
+            are whole rows of P.
             """
             D, n, m = ti.static(self.D, self.n, self.mech.m)
             Q, V, X, H = ti.static(D, 2 * D, 3 * D, 4 * D)
             A = c0 / h
-            for i in range(D):  # what x₁ is multiplied with, as sums over z, π, a (and q)
-                self.times(xx, i, map_z, row)
+            for i in range(D):
+                self.times(xx, i, map_z, D, row)
                 for j in each(self.coordinates):
-                    product[i * D + j] = row[j]
+                    beside[i * H + j] = row[j]
+                    beside[i * H + Q + j] = A * row[j] + xq[i * D + j]
                 if ti.static(self.mech.dissipative):
-                    self.times(xx, i, map_q, row)
+                    self.times(xx, i, map_q, D, row)
                     for j in each(self.coordinates):
-                        product_q[i * D + j] = row[j] + xq[i * D + j]
+                        beside[i * H + Q + j] = row[j] + xq[i * D + j]
                 by_p = self.thin(xx, D, i, map_p)
                 for c in ti.static(range(m)):
                     product_p[i * m + c] = by_p[c] + xp[i * m + c]
@@ -157,43 +182,23 @@ def value_function(loops: Loops):
                     for c in ti.static(range(m)):
                         product_a[i * m + c] = by_a[c] + h * xp[i * m + c]
             for i in range(D):
-                self.times(map_z, i, product, row)
-                for j in each(self.coordinates):
+                self.times(map_z, i, beside, H, row)
+                for j in each(self.loops.range(H)):
                     P[i * n + j] = row[j]
                 if ti.static(self.mech.dissipative):
-                    self.times(map_z, i, product_q, row)
+                    self.times(map_q, i, beside, H, row)
+                    for j in each(self.loops.range(H - D)):
+                        P[(Q + i) * n + Q + j] = P[(Q + i) * n + Q + j] + row[Q + j]
+                    self.times(xq, i, map_q, D, row)
                     for j in each(self.coordinates):
-                        P[i * n + Q + j] = row[j]
-                    self.times(map_q, i, product_q, row)
-                    for j in range(i, D):
                         P[(Q + i) * n + Q + j] = P[(Q + i) * n + Q + j] + row[j]
-                    self.times(xq, i, map_q, row)
-                    for j in range(i, D):
-                        P[(Q + i) * n + Q + j] = P[(Q + i) * n + Q + j] + row[j]
-                    self.times(map_q, i, xv, row)
-                    for j in each(self.coordinates):
-                        P[(Q + i) * n + V + j] = P[(Q + i) * n + V + j] + row[j]
-                    self.times(map_q, i, xx0, row)
-                    for j in each(self.coordinates):
-                        P[(Q + i) * n + X + j] = P[(Q + i) * n + X + j] + row[j]
                 else:
-                    self.times(map_z, i, xq, row)
-                    for j in each(self.coordinates):
-                        P[i * n + Q + j] = A * P[i * n + j] + row[j]
-                self.times(map_z, i, xv, row)
-                for j in each(self.coordinates):
-                    P[i * n + V + j] = row[j]
-                    if ti.static(not self.mech.dissipative):
-                        P[(Q + i) * n + V + j] = P[(Q + i) * n + V + j] + A * row[j]
-                self.times(map_z, i, xx0, row)
-                for j in each(self.coordinates):
-                    P[i * n + X + j] = row[j]
-                    if ti.static(not self.mech.dissipative):
-                        P[(Q + i) * n + X + j] = P[(Q + i) * n + X + j] + A * row[j]
+                    for j in each(self.loops.range(H - V)):
+                        P[(Q + i) * n + V + j] = P[(Q + i) * n + V + j] + A * row[V + j]
                 if ti.static(self.mech.damped):
                     act_z, act_q = self.thin(map_z, D, i, product_a), self.thin(map_q, D, i, product_a)
                     act_q += self.thin(xq, D, i, map_a)
-                    act_v, act_x = self.thin(xv, D, i, map_a), self.thin(xx0, D, i, map_a)
+                    act_v, act_x = self.thin(beside, H, V + i, map_a), self.thin(beside, H, X + i, map_a)
                     for c in ti.static(range(m)):
                         mixed[c * n + i] = act_z[c]
                         mixed[c * n + Q + i] = h * P[(Q + i) * n + H + c] + act_q[c]
@@ -205,7 +210,7 @@ def value_function(loops: Loops):
                     by_q += self.thin(map_q, D, i, product_p)
                 else:
                     by_q += A * by_z
-                by_v, by_x = self.thin(xv, D, i, map_p), self.thin(xx0, D, i, map_p)
+                by_v, by_x = self.thin(beside, H, V + i, map_p), self.thin(beside, H, X + i, map_p)
                 for c in ti.static(range(m)):
                     P[i * n + H + c] = by_z[c]
                     P[(Q + i) * n + H + c] = P[(Q + i) * n + H + c] + by_q[c]
