@@ -24,7 +24,7 @@ def value_function(loops: Loops):
         """P is n × n and symmetric."""
 
         def __init__(self, mechanics):
-            self.mech, self.loops = mechanics, loops
+            self.mech = mechanics
             self.D, self.n = mechanics.D, 4 * mechanics.D + mechanics.m
             self.coordinates = loops.range(self.D)
 
@@ -39,13 +39,16 @@ def value_function(loops: Loops):
             # Out
             out: ti.template(),
         ):
-            """out = row i of leftᵀ right, D × D and D × width."""
-            for j in each(self.loops.range(width)):
-                out[j] = 0.0
-            for k in range(self.D):
-                y = left[k * self.D + i]
-                for j in each(self.loops.range(width)):
-                    out[j] = out[j] + y * right[k * width + j]
+            """out = row i of leftᵀ right, D × D and D × width, a multiple of D."""
+            D, blocks = ti.static(self.D, width // self.D)
+            for block in ti.static(range(blocks)):
+                for j in each(self.coordinates):
+                    out[block * D + j] = 0.0
+            for k in range(D):
+                y = left[k * D + i]
+                for block in ti.static(range(blocks)):
+                    for j in each(self.coordinates):
+                        out[block * D + j] = out[block * D + j] + y * right[k * width + block * D + j]
 
         @ti.func
         def thin(self, left: ti.template(), width: ti.template(), i: int, right: ti.template()):
@@ -183,18 +186,23 @@ def value_function(loops: Loops):
                         product_a[i * m + c] = by_a[c] + h * xp[i * m + c]
             for i in range(D):
                 self.times(map_z, i, beside, H, row)
-                for j in each(self.loops.range(H)):
-                    P[i * n + j] = row[j]
+                for block in ti.static(range(4)):
+                    for j in each(self.coordinates):
+                        P[i * n + block * D + j] = row[block * D + j]
                 if ti.static(self.mech.dissipative):
                     self.times(map_q, i, beside, H, row)
-                    for j in each(self.loops.range(H - D)):
-                        P[(Q + i) * n + Q + j] = P[(Q + i) * n + Q + j] + row[Q + j]
+                    for block in ti.static(range(1, 4)):
+                        for j in each(self.coordinates):
+                            at = (Q + i) * n + block * D + j
+                            P[at] = P[at] + row[block * D + j]
                     self.times(xq, i, map_q, D, row)
                     for j in each(self.coordinates):
                         P[(Q + i) * n + Q + j] = P[(Q + i) * n + Q + j] + row[j]
                 else:
-                    for j in each(self.loops.range(H - V)):
-                        P[(Q + i) * n + V + j] = P[(Q + i) * n + V + j] + A * row[V + j]
+                    for block in ti.static((2, 3)):
+                        for j in each(self.coordinates):
+                            at = (Q + i) * n + block * D + j
+                            P[at] = P[at] + A * row[block * D + j]
                 if ti.static(self.mech.damped):
                     act_z, act_q = self.thin(map_z, D, i, product_a), self.thin(map_q, D, i, product_a)
                     act_q += self.thin(xq, D, i, map_a)
