@@ -4,8 +4,9 @@ import functools
 
 import taichi as ti
 
+from .blocks import Blocks, block, entries, put
 from .loops import Loops
-from .lu import Blocks, Pivots, block, entries, put
+from .lu import Pivots
 
 
 @functools.cache

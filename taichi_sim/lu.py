@@ -11,17 +11,10 @@ J with positive definite symmetric part has positive pivots too, so they tell wh
 import functools
 
 import taichi as ti
-import torch
 
-from . import runtime
+from .blocks import Blocks, add, block, put
 from .elimination import Elimination
 from .loops import Loops, Tables
-
-
-def entries(d: int, symmetric: bool) -> list[list[int]]:
-    """[k][n]: the column of a diagonal block's entry (k, n)."""
-    kept = [(k, n) for k in range(d) for n in range(k if symmetric else 0, d)]
-    return [[kept.index((k, n) if (k, n) in kept else (n, k)) for n in range(d)] for k in range(d)]
 
 
 class Pivots:
@@ -47,54 +40,6 @@ class Pivots:
         self.rows = tables.add(rows)  # and rows[e] + m, where edge e meets the m-th, m > e, in:
         self.fill = tables.add(fill)  # the blocks that their product is subtracted from
         self.width = max(map(len, later))
-
-
-@ti.data_oriented
-class Blocks:
-    """Factors of a single d × d block."""
-
-    def __init__(self, d: int, kind):
-        self.d, self.kind = d, kind
-        wide = (runtime.dtype() if kind is float else kind) in (torch.float64, ti.f64)
-        self.split = self._split_once if wide else self._split
-
-    @ti.func
-    def _split(self, y: ti.template()):
-        """y ← L below, U above and the inverse pivots on the diagonal, of y = L U; the sign of the least pivot."""
-        sign = 1.0
-        for k in ti.static(range(self.d)):
-            sign = ti.select(y[k, k] > 0, sign, -1.0)
-            y[k, k] = ti.cast(1.0, self.kind) / y[k, k]
-            for n in ti.static(range(k + 1, self.d)):
-                y[n, k] = y[n, k] * y[k, k]
-                for o in ti.static(range(k + 1, self.d)):
-                    y[n, o] = y[n, o] - y[n, k] * y[k, o]
-        return sign
-
-    @ti.func
-    def _split_once(self, y: ti.template()):
-        """The same with one division, where numbers of the size of a pivot to the power 2^d − 1 have room.
-
-        Without divisions elimination leaves mₖ = pₖ m₀ … mₖ₋₁ for the pivot pₖ, with its relative error.
-        """
-        before = ti.Vector.one(self.kind, self.d + 1)  # m₀ … mₖ₋₁
-        sign = 1.0
-        for k in ti.static(range(self.d)):
-            sign = ti.select(y[k, k] > 0, sign, -1.0)
-            before[k + 1] = before[k] * y[k, k]
-            for n in ti.static(range(k + 1, self.d)):
-                for o in ti.static(range(k + 1, self.d)):
-                    y[n, o] = y[k, k] * y[n, o] - y[n, k] * y[k, o]
-        inverse = ti.cast(1.0, self.kind) / before[self.d]  # of before[k + 1]
-        for back in ti.static(range(self.d)):
-            k = ti.static(self.d - 1 - back)
-            own = inverse * before[k]  # 1/mₖ
-            inverse = inverse * y[k, k]
-            y[k, k] = before[k] * own
-            for n in ti.static(range(k + 1, self.d)):
-                y[n, k] = y[n, k] * own
-                y[k, n] = y[k, n] * inverse
-        return sign
 
 
 @functools.cache
@@ -263,36 +208,3 @@ def block_lu(loops: Loops):
                         b[i, k, lane] = y[0, k, lane]
 
     return BlockLU
-
-
-@ti.func
-def block(J: ti.template(), at: ti.template(), lane: int, d: ti.template()):
-    y = ti.Matrix.zero(J.kind, d, d)
-    for k in ti.static(range(d)):
-        for n in ti.static(range(d)):
-            y[k, n] = J[at, k * d + n, lane]
-    return y
-
-
-@ti.func
-def put(y: ti.template(), J: ti.template(), at: ti.template(), lane: int, d: ti.template()):
-    for k in ti.static(range(d)):
-        for n in ti.static(range(d)):
-            J[at, k * d + n, lane] = y[k, n]
-
-
-@ti.func
-def add(
-    y: ti.template(),
-    L: ti.template(),
-    i: ti.template(),
-    U: ti.template(),
-    j: ti.template(),
-    lane: int,
-    d: ti.template(),
-):
-    """y ← y + L_i U_j"""
-    for n in ti.static(range(d)):
-        for o in ti.static(range(d)):
-            for k in ti.static(range(d)):
-                y[n, o] = y[n, o] + L[i, n * d + k, lane] * U[j, k * d + o, lane]

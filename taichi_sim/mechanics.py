@@ -13,12 +13,13 @@ import functools
 import numpy as np
 import taichi as ti
 
+from .blocks import entries
 from .elimination import Elimination
 from .energy import softness
 from .forces import Forces
 from .ldl import block_ldl
 from .loops import Group, Loops, Scratch
-from .lu import Pivots, block_lu, entries
+from .lu import Pivots, block_lu
 from .planes import planes
 from .springs import springs
 from .system import System
