@@ -9,6 +9,8 @@ Taichi has no setting for it. The function that declares variables takes their a
 it one for an array: `align_arrays` overwrites the instructions that ask for 0, see `patches`.
 """
 
+import re
+
 from . import patches
 
 LINE = 64
@@ -21,11 +23,11 @@ GIVEN = (b"\x41\xbc" + LINE.to_bytes(4, "little")).ljust(len(ASKED), b"\x90")
 
 def aligned() -> bool:
     """Whether the local arrays of kernels that are compiled from now on begin on lines."""
-    return patches.find(FUNCTION, GIVEN) is not None
+    return patches.find(FUNCTION, re.escape(GIVEN)) is not None
 
 
 def align_arrays() -> bool:
     """Have them do so from now on, where it can be done; whether they will."""
-    if not aligned() and (at := patches.find(FUNCTION, ASKED)) is not None:
+    if not aligned() and (at := patches.find(FUNCTION, re.escape(ASKED))) is not None:
         patches.overwrite(at, GIVEN)
     return aligned()

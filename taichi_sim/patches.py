@@ -11,6 +11,7 @@ import ctypes
 import functools
 import mmap
 import platform
+import re
 import struct
 import sys
 
@@ -45,12 +46,12 @@ def function(name: bytes) -> tuple[int, int] | None:
 
 
 def find(name: bytes, code: bytes) -> int | None:
-    """The address of the only place where the function has this code."""
+    """The address of the only place where the function has this code, a regular expression."""
     if (found := function(name)) is None:
         return None
     at, size = found
-    whole = ctypes.string_at(at, size)
-    return at + whole.index(code) if whole.count(code) == 1 else None
+    places = list(re.finditer(code, ctypes.string_at(at, size), re.DOTALL))
+    return at + places[0].start() if len(places) == 1 else None
 
 
 def overwrite(at: int, code: bytes):
