@@ -81,7 +81,7 @@ def _projected_newton(task, trajectory, goal, g, q, r, damping):
         open_ = open_[todo]
         if not len(open_):
             break
-        rows, slope = part(trajectory, open_), (g + image)[open_]
+        rows, slope = trajectory.only(open_), (g + image)[open_]
         margin = max(MARGIN * SHRINK**iteration, AT)
         near = held_actions(actions[todo], slope, task.limit, margin)
         newton = task.simulator.gauss_newton_cg(rows, slope, q, r, damping[open_], ~near, SHARE).da
@@ -90,11 +90,6 @@ def _projected_newton(task, trajectory, goal, g, q, r, damping):
         open_ = open_[found]
         step[open_], image[open_] = moved[found], product[found]
     return step
-
-
-def part(rows: Trajectory, open_: torch.Tensor) -> Trajectory:
-    """rows[open_], ascending numbers of rollouts; the rows themselves, no copy, where all are open."""
-    return rows if len(open_) == len(rows) else rows[open_]
 
 
 def _shorten(task, rows, step, newton, g, image, damping):
@@ -109,7 +104,7 @@ def _shorten(task, rows, step, newton, g, image, damping):
             break
         actions, old, bend = rows.a[open_], step[open_], damping[open_, None, None]
         trial = (actions + old + 0.5**halvings * newton[open_]).clamp(-task.limit, task.limit) - actions
-        product = hessian_product(task, part(rows, open_), trial) + bend * trial
+        product = hessian_product(task, rows.only(open_), trial) + bend * trial
         predicted = (slope[open_] * (trial - old)).sum((1, 2))
         good = (trial * (g[open_] + 0.5 * product)).sum((1, 2)) <= value[open_] + SUFFICIENT * predicted
         good &= predicted < 0

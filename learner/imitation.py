@@ -10,7 +10,6 @@ from taichi_sim import Trajectory
 from tasks import Task
 
 from . import seeds
-from .directions import part
 from .graphs import replayed, set_rate
 from .training import Training, cosine
 
@@ -32,7 +31,7 @@ class Samples:
     @staticmethod
     def of(task: Task, trajectory: Trajectory) -> Samples:
         """Every (row t, action t) of the rollouts that did not fail."""
-        rows = part(trajectory, torch.nonzero(trajectory.ok).flatten())
+        rows = trajectory.only(torch.nonzero(trajectory.ok).flatten())
         observations = task.observe(rows.x[:, :-1], rows.v[:, :-1], rows.p[:, :-1])
         return Samples(observations.flatten(0, 1).float(), rows.a.flatten(0, 1).float())
 

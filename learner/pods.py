@@ -10,7 +10,7 @@ import torch
 from tasks import Task
 
 from . import seeds, settings
-from .directions import gauss_newton, part, steepest_descent
+from .directions import gauss_newton, steepest_descent
 from .graphs import adam
 from .imitation import Samples, imitate, remember, remembered, schedule
 from .improvement import improve
@@ -67,7 +67,7 @@ def train(
         training.lap("rollout")
         parts = []
         for rows in torch.nonzero(played.ok).flatten().split(memory_plan.chunk):
-            parts.append(improve(task, part(played, rows), find_direction, config.improvements, training.lap))
+            parts.append(improve(task, played.only(rows), find_direction, config.improvements, training.lap))
         better = Improvement.joined(parts)
         memory = [*memory, Samples.of(task, better.trajectory)][-config.memory :]
         rates = schedule(config, epoch)

@@ -109,8 +109,8 @@ def compiled_quickly():
     """Kernels first called inside are compiled without Taichi's own optimisations; LLVM's remain.
 
     They gain nothing where a kernel is straight code or loops over lanes, and take most of the time to compile: the
-    rope's rollout 18 s instead of 2.6, for 3 %. Newton's loop with one lane is a third faster for them. The arithmetic,
-    and so every bit, is the same.
+    rope's rollout 18 s instead of 2.6, for 3 %. Newton's loop with one lane is a third faster for them. The results are
+    the same, to round-off.
     """
     config = ti.lang.impl.get_runtime().prog.config()
     kept = config.advanced_optimization, config.cfg_optimization

@@ -106,6 +106,10 @@ class Trajectory:
         start = (torch.cat([getattr(part.start, f.name) for part in parts]) for f in dataclasses.fields(State))
         return Trajectory(*rows, State(*start))
 
+    def only(self, rollouts: torch.Tensor) -> Trajectory:
+        """The rollouts of these ascending numbers; this trajectory itself, no copy, if they are all."""
+        return self if len(rollouts) == len(self) else self[rollouts]
+
     def __getitem__(self, rows) -> Trajectory:
         """The rollouts selected by a slice, a mask or an index tensor."""
         return Trajectory(
