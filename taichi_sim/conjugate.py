@@ -26,7 +26,7 @@ def conjugate_gradients(loops: Loops):
         def __init__(self, step):
             self.step = step
             self.mech = step.mech
-            self.many, self.lanes = loops.lanes, loops.abreast()
+            self.many, self.lanes = loops.many, loops.abreast()
             P, d, m = self.mech.P, self.mech.d, self.mech.m
             at = 0
 
@@ -108,7 +108,7 @@ def conjugate_gradients(loops: Loops):
                     for lane in side(self.lanes):
                         for k in ti.static(range(d)):
                             y.dp[j, k, lane] = y.dp[j, k, lane] + h * y.dw[j, k, lane]
-                self.step.forward(y, row, h)
+                self.step.forward(y, row)
                 self.step.advance(y)
                 for i in each(self.mech.all_points):
                     for lane in side(self.lanes):
@@ -138,7 +138,7 @@ def conjugate_gradients(loops: Loops):
                     for lane in side(self.lanes):
                         for k in ti.static(range(d)):
                             y.dw[j, k, lane] = 0.0
-                self.step.backward(y, row, h)
+                self.step.backward(y, row)
                 for lane in side(self.lanes):
                     b = y.rollout[lane]
                     for k in ti.static(range(m)):
@@ -206,7 +206,8 @@ def conjugate_gradients(loops: Loops):
                 if active > 0:
                     for t in range(N):
                         self.step.difference(y, t, h, first)
-                        self.step.factor(y, t, h, a, x, v, p)
+                        self.step.read(y, t, a, x, v, p)
+                        self.step.factor(y)
                         self.keep(y, self.rows[store, group, t, N])
                 done = 0
                 while active > 0 and done < limit:

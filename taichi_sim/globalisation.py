@@ -34,7 +34,7 @@ def globalisation(loops: Loops):
         """What each lane of a `Newton` decides, and its ways out where a direction or a trial is no good."""
 
         @ti.func
-        def judge(self, y: ti.template(), lane: int, status: ti.template()):
+        def judge(self, y: ti.template(), lane: int):
             """Whether a lane takes its trial, and then has arrived or seeks a direction; else it is stuck."""
             good = (ti.abs(y.phi[lane]) < ti.math.inf) & (ti.abs(y.phi_now[lane]) < ti.math.inf)
             good = good & (y.bulk[lane] < ti.math.inf)
@@ -58,14 +58,14 @@ def globalisation(loops: Loops):
             y.take[lane], y.seek[lane], y.stuck[lane] = taken, seeks, running - arrived - seeks
             y.failed[lane] = 0
             y.running[lane], y.arrive[lane] = running - arrived, arrived
-            status[lane] = ti.select(arrived == 1, OK, status[lane])
+            y.status[lane] = ti.select(arrived == 1, OK, y.status[lane])
             y.merit0[lane] = ti.select(seeks == 1, y.phi_now[lane], y.merit0[lane])
             if ti.static(self.mech.dissipative):
                 y.worst0[lane] = ti.select(seeks == 1, y.worst[lane], y.worst0[lane])
                 y.square0[lane] = ti.select(seeks == 1, y.square[lane], y.square0[lane])
 
         @ti.func
-        def turn(self, y: ti.template(), solves: ti.template()):
+        def turn(self, y: ti.template()):
             """A lane that is stuck has solved a part of the handles' motion, goes back half its way, or has failed."""
             for lane in side(self.lanes):
                 y.settle[lane], y.back[lane] = 0, 0
@@ -74,7 +74,7 @@ def globalisation(loops: Loops):
                         y.settle[lane] = 1
                         y.reached[lane] = y.goal[lane]
                         y.goal[lane] = ti.min(1.0, y.reached[lane] + y.advance[lane])
-                        y.fresh[lane], y.strict[lane], y.begun[lane] = 1, 0, solves[lane]
+                        y.fresh[lane], y.strict[lane], y.begun[lane] = 1, 0, y.solves[lane]
                         y.lifted[lane] = 0.0
                     elif y.fresh[lane] == 1:
                         y.failed[lane] = 1
@@ -90,20 +90,20 @@ def globalisation(loops: Loops):
                         y.u[i, k, lane] = ti.select(y.back[lane] == 1, shorter, y.u[i, k, lane])
 
         @ti.func
-        def choose(self, y: ti.template(), lane: int, solves: ti.template()):
+        def choose(self, y: ti.template(), lane: int):
             """Whether a lane that seeks goes along its direction; else it is stuck."""
             falls = y.slope[lane] < 0.0
             if ti.static(self.mech.dissipative):
                 falls = ti.select(y.strict[lane] == 1, y.steepness[lane] < 0.0, falls)
             found = y.seek[lane] * ti.cast(y.sign[lane] > 0.0, ti.i32)
             goes = found * ti.cast(falls, ti.i32)
-            solves[lane] = solves[lane] + found
+            y.solves[lane] = y.solves[lane] + found
             y.go[lane], y.stuck[lane] = goes, y.seek[lane] - goes
             y.alpha[lane] = ti.select(goes == 1, 1.0, y.alpha[lane])
             y.lifted[lane] = ti.select(goes == 1, 0.0, y.lifted[lane])
             y.fresh[lane] = ti.select(goes == 1, 0, y.fresh[lane])
             if ti.static(self.mech.dissipative):
-                lost = ti.cast(solves[lane] - y.begun[lane] >= PATIENCE, ti.i32)
+                lost = ti.cast(y.solves[lane] - y.begun[lane] >= PATIENCE, ti.i32)
                 y.failed[lane] = ti.max(y.failed[lane], y.seek[lane] * (1 - y.strict[lane]) * lost)
 
         @ti.func
@@ -120,13 +120,13 @@ def globalisation(loops: Loops):
                         y.u[i, k, lane] = ti.select(y.stuck[lane] == 1, y.solution[i, k, lane], y.u[i, k, lane])
 
         @ti.func
-        def recover(self, y: ti.template(), status: ti.template(), solves: ti.template()):
+        def recover(self, y: ti.template()):
             """A lane that has failed begins again from where it last settled, or gives up. Returns how many go on."""
             active, resetting = 0, 0
             for lane in side(self.lanes):
                 y.reset[lane] = 0
                 if y.running[lane] == 1:
-                    self.conclude(y, lane, status, solves)
+                    self.conclude(y, lane)
                 active += y.running[lane]
                 resetting += y.reset[lane]
             if resetting > 0:
@@ -140,7 +140,7 @@ def globalisation(loops: Loops):
             return active
 
         @ti.func
-        def conclude(self, y: ti.template(), lane: int, status: ti.template(), solves: ti.template()):
+        def conclude(self, y: ti.template(), lane: int):
             """Whether a lane begins again from where it last settled, or gives up."""
             if y.evaluations[lane] >= EVALUATIONS:
                 y.running[lane] = 0
@@ -153,10 +153,10 @@ def globalisation(loops: Loops):
                     y.goal[lane] = y.reached[lane] + y.advance[lane]
                     again = y.advance[lane] >= SMALLEST_ADVANCE
                 if again:
-                    y.reset[lane], y.fresh[lane], y.begun[lane], y.lifted[lane] = 1, 1, solves[lane], 0.0
+                    y.reset[lane], y.fresh[lane], y.begun[lane], y.lifted[lane] = 1, 1, y.solves[lane], 0.0
                 else:
                     y.running[lane] = 0
                     if y.finite[lane] == 0:
-                        status[lane] = NON_FINITE
+                        y.status[lane] = NON_FINITE
 
     return Globalisation

@@ -15,7 +15,7 @@ from .elimination import Elimination
 from .launch import Kernel
 from .linear import linear_step
 from .linearisation import linearisation
-from .loops import ABREAST, ALONE, LOOPED, UNROLLED, UNROLLED_UPDATES, Loops, Scratch
+from .loops import ABREAST, ALONE, LOOPED, STRAIGHT, UNROLLED, UNROLLED_UPDATES, Loops, Scratch
 from .mechanics import mechanics
 from .newton import direction_kind, newton
 from .riccati import riccati
@@ -44,8 +44,8 @@ class Kernels:
         if gpu:
             one = dataclasses.replace(one, last=True)
         if loops is None:
-            loops = one if gpu or not _fits(system) else ABREAST
-        elif loops.lanes == 1:
+            loops = one if gpu or not _fits(system) else STRAIGHT if _straight(system) else ABREAST
+        elif loops.many == 1:
             one = loops
         self.scratch = Scratch(loops)
         self.scratch_of_one = self.scratch if one is loops else Scratch(one)
@@ -64,7 +64,7 @@ class Kernels:
         sweeps = sensitivity(loops)(step)
         self.many = sweeps.many  # columns of a Jacobian that a thread makes
 
-        self.run = Kernel(self.rollout.run, quickly=loops.lanes > 1)
+        self.run = Kernel(self.rollout.run, quickly=loops.many > 1)
         self.vjp, self.jvp, self.jacobian = Kernel(sweeps.vjp), Kernel(sweeps.jvp), Kernel(sweeps.jacobian)
         self.linearise, self.solve_riccati = Kernel(self.linearisation.run), Kernel(self.riccati.solve)
         self.solve_boxed, self.solve_cg = Kernel(self.boxed.solve), Kernel(self.cg.solve)
@@ -95,6 +95,11 @@ class Kernels:
 def _small(system: System) -> bool:
     """Whether the elimination has so few block updates that unrolled kernels compile in seconds."""
     return _elimination(system).updates <= UNROLLED_UPDATES
+
+
+def _straight(system: System) -> bool:
+    """Whether the phases of a step have no branches, as friction has."""
+    return _small(system) and not system.friction.any()
 
 
 def _fits(system: System) -> bool:

@@ -18,7 +18,7 @@ C1, C2 = BDF2[1:]  # of every step but a first one, so of each that follows anot
 
 @functools.cache
 def linearisation(loops: Loops):
-    each, side = loops.each, loops.side
+    each, through, across = loops.each, loops.through, loops.across
 
     @ti.data_oriented
     class Linearisation:
@@ -180,7 +180,9 @@ def linearisation(loops: Loops):
                 for past in range(steps):
                     t = n // groups * steps + past
                     self.step.difference(y, t, h, first)
-                    self.step.factor(y, t, h, a, x, v, p)
+                    self.step.read(y, t, a, x, v, p)
+                    for strip in through(self.step.strips):
+                        self.step.factor(y[strip])
                     self.solve(y, t, a.shape[1], h, maps)
 
         @ti.func
@@ -188,26 +190,28 @@ def linearisation(loops: Loops):
             """The maps of step t, column by column, from its factors."""
             D, d, m = ti.static(self.mech.D, self.mech.d, self.mech.m)
             kinds = ti.static(2 if self.mech.dissipative else 1)
-            for lane in side(self.step.lanes):
+            for lane in across(self.step.all_lanes):
                 y.c1[lane], y.c2[lane] = 1.0, 0.0
             for column in range(kinds * D + (2 * m if self.mech.damped else m)):
-                self.step.clear(y)
+                for strip in through(self.step.strips):
+                    self.step.clear(y[strip])
                 for i in each(self.mech.all_points):
-                    for lane in side(self.step.lanes):
+                    for lane in across(self.step.all_lanes):
                         for k in ti.static(range(d)):
                             y.v0[i, k, lane] = ti.select(column == i * d + k, 1.0, 0.0)
                             if ti.static(self.mech.dissipative):
                                 y.x0[i, k, lane] = ti.select(column == D + i * d + k, 1.0, 0.0)
                 for row, col, e in ti.static(self.mech.drives):
-                    for lane in side(self.step.lanes):
+                    for lane in across(self.step.all_lanes):
                         j, k = ti.static(row // d, row % d)
                         if column == kinds * D + col:
                             y.dp[j, k, lane] = e
                         if column == kinds * D + m + col:
                             y.dp[j, k, lane] = h * e
                             y.dw[j, k, lane] = e
-                self.step.forward(y, y, h)
-                for lane in side(self.step.lanes):
+                for strip in through(self.step.strips):
+                    self.step.forward(y[strip], y[strip])
+                for lane in across(self.step.all_lanes):
                     if y.inside[lane] == 1 and y.healthy[lane] == 1:
                         b = y.rollout[lane]
                         zs, qs = self.z[maps, b, t, N], self.q[maps, b, t, N]

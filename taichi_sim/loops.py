@@ -1,24 +1,30 @@
 """One source for all sizes of system and both kinds of machine.
 
-On a CPU a thread advances `LANES` rollouts side by side: every innermost loop is over lanes, and LLVM turns it into
-SIMD instructions. On a GPU a thread has one rollout; the kernels of a small system are unrolled there: every loop over
-its points and springs is written out by the compiler, index tables are constants, vectors live in registers. A larger
-system gets loops over tables in memory, one rollout a thread, and vectors in local memory, which caches hold, or, if
-that is too large for a thread, in a scratch tensor. Each class of kernels is written once, inside a function of a
-`Loops`, with
+The kernels of a small system are unrolled: every loop over its points and springs is written out by the compiler,
+index tables are constants, vectors live in registers. A larger system gets loops over tables in memory, and vectors in
+local memory, which caches hold, or, if that is too large for a thread, in a scratch tensor. On a GPU a thread has one
+rollout. On a CPU it has `LANES` rollouts side by side, loops over which LLVM turns into SIMD instructions: an unrolled
+phase of a step, such as the solution of its equations, lies in one such loop as a whole, so that what it computes stays
+in registers until the next phase; elsewhere such loops are the innermost. Each class of kernels is written once, inside
+a function of a `Loops`, with
 
     for i in each(points): …            ti.static(range(…)), or ti.ndrange((0, …))
-    for lane in side(lanes): …          the same for lanes
+    for strip in through(strips): …     the same for the strips of a thread's rollouts, around each phase
+    for lane in side(lanes): …          the same for the lanes of a strip
+    for lane in across(all_lanes): …    the same for all lanes of a thread, where tensors are read or written
     i = known(table[e])                 an index at compile time, or one read at run time
     y = group[work, b]                  local variables, or windows of the scratch tensor `work`
+    y[strip]                            those of a strip
     y.x[i, k, lane]                     column k of row i of x; k is known at compile time
     y.scale[i, lane], y.phi[lane]       where there is one column, or one number
 
 and made for each value of `Loops`. The arithmetic and its order are the same for every rollout.
 
 LLVM makes SIMD of a loop over lanes only if it sees that they do not touch each other, and computes addresses anew for
-every index. So, of a variable that such a loop writes, it uses one row only, or rows known at compile time; several
-columns of it cost no more than one, since each column is an array of its own. Tables are read before the loop.
+every index. So, of a variable that an innermost loop writes, it uses one row only, or rows known at compile time;
+several columns of it cost no more than one, since each column is an array of its own. Tables are read before the loop.
+A loop over strips has no branches that only some of them take, and touches no tensors: those LLVM reads faster by
+loops that do nothing else.
 """
 
 import dataclasses
@@ -38,9 +44,10 @@ LANES = 8  # rollouts of a CPU's thread: two registers of AVX2 in float64, one o
 
 @dataclasses.dataclass(frozen=True)
 class Loops:
-    """What `each`, `side`, `known` and `span` mean. Taichi looks at the names in a loop's header, so that `each` and
-    `side` have to be ti.static or ti.ndrange themselves.
+    """What `each`, `through`, `side`, `across`, `known` and `span` mean. Taichi looks at the names in a loop's header,
+    so that the first four have to be ti.static or ti.ndrange themselves.
 
+    many: rollouts of a thread, in one strip of as many lanes, or in as many strips of one
     own: whether vectors are a thread's own variables, not windows of a scratch tensor
     last: whether such tensors have rollouts as their last axis: a GPU's neighbouring threads then touch neighbours
     """
@@ -48,8 +55,9 @@ class Loops:
     name: str
     unrolled: bool
     own: bool
-    lanes: int
+    many: int
     each: Callable
+    through: Callable
     side: Callable
     known: Callable
     span: Callable
@@ -66,17 +74,34 @@ class Loops:
         """0 … n − 1 for `each`."""
         return range(n) if self.unrolled else (0, n)
 
+    @property
+    def lanes(self) -> int:
+        """Of a strip."""
+        return 1 if self.side is ti.static else self.many
+
+    @property
+    def across(self) -> Callable:
+        return ti.static if self.many == 1 else ti.ndrange
+
+    def all_lanes(self):
+        """The lanes of a thread, for `across`."""
+        return range(1) if self.many == 1 else (0, self.many)
+
+    def strips(self):
+        """The strips of a thread, for `through`."""
+        return range(1) if self.through is ti.static else (0, self.many)
+
     def abreast(self):
-        """The lanes, for `side`."""
+        """The lanes of a strip, for `side`."""
         return range(1) if self.lanes == 1 else (0, self.lanes)
 
     def scalar(self, kind=float) -> "Local":
-        """One number of each lane, x[lane], a local variable."""
-        return Local(0, 1, self, kind)
+        """One number of each lane, x[lane], a local variable of one phase."""
+        return Local(0, 1, self, self.lanes, kind)
 
     def local(self, n: int = 1, width: int = 1, kind=float) -> "Local":
-        """n rows of `width` numbers of each lane that are always local variables."""
-        return Local(max(n, 1), width, self, kind)
+        """n rows of `width` numbers of each lane that are always local variables, of one phase."""
+        return Local(max(n, 1), width, self, self.lanes, kind)
 
 
 @ti.func
@@ -84,10 +109,11 @@ def _pair(low, high):
     return low, high
 
 
-UNROLLED = Loops("unrolled", True, True, 1, ti.static, ti.static, ti.static, range)
-LOOPED = Loops("looped", False, False, 1, ti.ndrange, ti.static, ti.i32, _pair)
-ALONE = Loops("alone", False, True, 1, ti.ndrange, ti.static, ti.i32, _pair)
-ABREAST = Loops("abreast", False, True, LANES, ti.ndrange, ti.ndrange, ti.i32, _pair)
+UNROLLED = Loops("unrolled", True, True, 1, ti.static, ti.static, ti.static, ti.static, range)
+STRAIGHT = Loops("straight", True, True, LANES, ti.static, ti.ndrange, ti.static, ti.static, range)
+LOOPED = Loops("looped", False, False, 1, ti.ndrange, ti.static, ti.static, ti.i32, _pair)
+ALONE = Loops("alone", False, True, 1, ti.ndrange, ti.static, ti.static, ti.i32, _pair)
+ABREAST = Loops("abreast", False, True, LANES, ti.ndrange, ti.static, ti.ndrange, ti.i32, _pair)
 
 
 class Tables:
@@ -140,27 +166,33 @@ def _builder():
 
 @ti.data_oriented
 class Vector:
-    """A local variable: rows of `width` numbers of each lane, a column an array."""
+    """A local variable: rows of `width` numbers of each lane or strip, a column an array."""
 
-    def __init__(self, columns: list, width: int, lanes: int, kind):
-        self.columns, self.width, self.lanes, self.kind = columns, width, lanes, kind
+    def __init__(self, columns: list, width: int, many: int, kind, strip=0):
+        self.columns, self.width, self.many, self.kind, self.strip = columns, width, many, kind, strip
+
+    def of(self, strip) -> "Vector":
+        return self if self.many == 1 else Vector(self.columns, self.width, self.many, self.kind, strip)
 
     def __getitem__(self, where):
         n, k, lane = _place(where)
-        if self.lanes == 1:
+        if self.many == 1:
             return impl.subscript(_builder(), self.columns[0], n * self.width + k)
-        return impl.subscript(_builder(), self.columns[k], n * self.lanes + lane)
+        return impl.subscript(_builder(), self.columns[k], self.strip + (n * self.many + lane))
 
 
 @ti.data_oriented
 class Scalar:
-    """A local variable: a number of each lane."""
+    """A local variable: a number of each lane or strip."""
 
-    def __init__(self, array):
-        self.array = array
+    def __init__(self, array, many: int, strip=0):
+        self.array, self.many, self.strip = array, many, strip
+
+    def of(self, strip) -> "Scalar":
+        return self if self.many == 1 else Scalar(self.array, self.many, strip)
 
     def __getitem__(self, lane):
-        return impl.subscript(_builder(), self.array, lane)
+        return impl.subscript(_builder(), self.array, self.strip + lane)
 
 
 @ti.data_oriented
@@ -170,6 +202,9 @@ class View:
     def __init__(self, work, begin, step, width: int = 1, lanes: int = 1, kind=float):
         self.work, self.begin, self.step = work, begin, step
         self.width, self.lanes, self.kind = width, lanes, kind
+
+    def of(self, strip) -> "View":
+        return self
 
     def __getitem__(self, where):
         n, k, lane = _place(where)
@@ -187,20 +222,21 @@ def _place(where) -> tuple:
 class Local:
     """Declares a `Vector`, or a `Scalar` for no rows.
 
-    It is zero to begin with where loops are unrolled, and undefined where all of a large system's are declared.
+    It is zero to begin with where a thread has one rollout and its loops are unrolled, and undefined where all of a
+    large system's or of several lanes are declared.
     """
 
-    def __init__(self, n: int, width: int, loops: Loops, kind):
-        self.n, self.width, self.lanes, self.kind = n, width, loops.lanes, kind
-        self.zero = loops.unrolled or not loops.own
+    def __init__(self, n: int, width: int, loops: Loops, many: int, kind):
+        self.n, self.width, self.many, self.kind = n, width, many, kind
+        self.zero = many == 1 and (loops.unrolled or not loops.own)
 
     def __getitem__(self, where):
         if self.n == 0:
-            return Scalar(_declared(self.lanes, self.kind, self.zero))
-        if self.lanes == 1:
+            return Scalar(_declared(self.many, self.kind, self.zero), self.many)
+        if self.many == 1:
             return Vector([_declared(self.n * self.width, self.kind, self.zero)], self.width, 1, self.kind)
-        columns = [_declared(self.n * self.lanes, self.kind, False) for _ in range(self.width)]
-        return Vector(columns, self.width, self.lanes, self.kind)
+        columns = [_declared(self.n * self.many, self.kind, False) for _ in range(self.width)]
+        return Vector(columns, self.width, self.many, self.kind)
 
 
 def _declared(n: int, kind, zero: bool) -> Expr:
@@ -244,6 +280,11 @@ class Names:
     def __init__(self, variables: dict):
         self.__dict__.update(variables)
 
+    def __getitem__(self, strip) -> "Names":
+        if isinstance(strip, int):
+            return self  # the only one
+        return Names({name: variable.of(strip) for name, variable in self.__dict__.items()})
+
 
 class Slot:
     """n rows of `width` numbers per rollout, local or at a fixed place of a scratch tensor (there undefined).
@@ -253,7 +294,8 @@ class Slot:
 
     def __init__(self, n: int, width: int, at: int, scratch: "Scratch"):
         self.width, self.at, self.scratch = width, at, scratch
-        self.local = scratch.loops.local(n, width, scratch.kind) if scratch.loops.own else None
+        loops = scratch.loops
+        self.local = Local(max(n, 1), width, loops, loops.many, scratch.kind) if loops.own else None
 
     def __getitem__(self, where):
         if self.local is not None:
@@ -295,6 +337,10 @@ class Scratch:
 
     def __init__(self, loops: Loops, kind=float, second: bool = False):
         self.loops, self.kind, self.second, self.size = loops, kind, second, 0
+
+    def scalar(self, kind=float) -> Local:
+        """One number of each lane, x[lane], that outlives a phase; always a local variable."""
+        return Local(0, 1, self.loops, self.loops.many, kind)
 
     def slot(self, n: int, width: int = 1) -> Slot:
         slot = Slot(n, width, self.size, self)

@@ -131,8 +131,8 @@ def mechanics(loops: Loops):
         def variables(self, scratch: Scratch, of_blocks: Scratch) -> Group:
             """What `assemble` reads and writes, of each lane; blocks are of the second scratch.
 
-            In: displacement u, positions x and velocities v of the points, p and w of the handles, `rate` = c₀/h, and
-            what dissipation is measured with: n and share of each damper in `lag`, normal forces in `load`.
+            In: displacement u, positions x and velocities v of the points, p and w of the handles, h, `rate` = c₀/h,
+            and what dissipation is measured with: n and share of each damper in `lag`, normal forces in `load`.
             Out: residual r, its round-off's scale, blocks, potentials phi and phi_now and their round-off `size`,
             and dissipation's measures now.
             """
@@ -144,7 +144,7 @@ def mechanics(loops: Loops):
             rows |= {name: scratch.slot(rough) for name in ("load", "load_now")}
             rows["beside"] = self.loops.local(1, self.width, of_blocks.kind)  # a spring's blocks of its second end
             rows["Z_beside"] = self.loops.local(1, self.dd, of_blocks.kind)
-            scalars = {name: self.loops.scalar() for name in ("rate", "phi", "phi_now", "size")}
+            scalars = {name: scratch.scalar() for name in ("h", "rate", "phi", "phi_now", "size")}
             sums = {"scale": scratch.slot(self.P), "reach": scratch.slot(self.P), "reach_p": scratch.slot(self.H)}
             return Group(**sums, **rows, **scalars) | self.blocks_of(of_blocks.slot)
 
@@ -167,7 +167,7 @@ def mechanics(loops: Loops):
             return c0, c1, c2
 
         @ti.func
-        def assemble(self, y: ti.template(), h: float):
+        def assemble(self, y: ti.template()):
             """G, ∂G/∂x₁ and their kin; y: see `variables`.
 
             scale[i] bounds the terms whose sum is the residual of point i, so that eps·scale is its round-off.
@@ -207,7 +207,7 @@ def mechanics(loops: Loops):
                     for k in ti.static(range(self.d)):
                         reach += ti.abs(y.p[j, k, lane])
                     y.reach_p[j, lane] = reach
-            self.act(y, h, True, part)
+            self.act(y, True, part)
             for lane in side(self.lanes):
                 y.phi_now[lane] = y.phi[lane]
                 if ti.static(self.dissipative):
@@ -216,15 +216,15 @@ def mechanics(loops: Loops):
                     y.phi[lane] = y.phi[lane] + part.lost[lane] / y.rate[lane]
 
         @ti.func
-        def linearise(self, y: ti.template(), h: float):
+        def linearise(self, y: ti.template()):
             """The blocks alone."""
             part = self.part[0]
             for lane in side(self.lanes):
                 part.inertia[lane] = y.rate[lane] * y.rate[lane]
-            self.act(y, h, False, part)
+            self.act(y, False, part)
 
         @ti.func
-        def act(self, y: ti.template(), h: float, residual: ti.template(), part: ti.template()):
+        def act(self, y: ti.template(), residual: ti.template(), part: ti.template()):
             """Make the blocks, of springs, planes and inertia; with `residual` add springs and planes to the rest."""
             for n in each(self.fill_ins):
                 edge = known(self.fill_in[n])
@@ -246,7 +246,7 @@ def mechanics(loops: Loops):
                         for k in ti.static(range(self.dd)):
                             y.Z[i, k, lane] = ti.cast(0.0, y.upper.kind)
                 for plane in ti.static(range(self.K)):
-                    self.touch(i, plane, y, h, residual, part)
+                    self.touch(i, plane, y, residual, part)
             for e in each(self.begin):
                 j = known(self.second[e])
                 self.pull(e, y.x, y.v, y.reach, j, known(self.edge[e]), True, False, y, residual, part)

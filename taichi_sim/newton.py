@@ -27,7 +27,7 @@ def direction_kind(system: System, h: float):
 
 @functools.cache
 def newton(loops: Loops):
-    each, side = loops.each, loops.side
+    each, through, side = loops.each, loops.through, loops.side
 
     @ti.data_oriented
     class Newton(globalisation(loops)):
@@ -42,37 +42,67 @@ def newton(loops: Loops):
             self.lu = mechanics.quick_lu
             self.inexact = quick.kind is not float  # directions that leave more than round-off of the error
             self.eps = eps
-            self.lanes = loops.abreast()
-            rows = {name: scratch.slot(mechanics.P, mechanics.d) for name in ("solution", "settled")}
+            self.strips, self.lanes = loops.strips(), loops.abreast()
+            names = ("x_free", "v_free", "solution", "settled")
+            rows = {name: scratch.slot(mechanics.P, mechanics.d) for name in names}
+            rows |= {name: scratch.slot(mechanics.H, mechanics.d) for name in ("p0", "drive")}
             rows["step"] = quick.slot(mechanics.P, mechanics.d)
             numbers = "alpha slope steepness merit0 worst0 square0 lifted shift goal reached advance"
             found = "excess worst square grains bulk stiffest sign"
-            scalars = {name: loops.scalar() for name in (*numbers.split(), *found.split())}
+            scalars = {name: scratch.scalar() for name in (*numbers.split(), *found.split())}
             flags = "running evaluations fresh strict begun finite failed take arrive seek stuck go settle back reset"
-            scalars |= {name: loops.scalar(ti.i32) for name in flags.split()}
+            scalars |= {name: scratch.scalar(ti.i32) for name in ("status", "solves", *flags.split())}
             self.variables = mechanics.variables(scratch, quick) | Group(**rows, **scalars)
 
         @ti.func
-        def solve(
-            self,
-            # In: `rate` and, in `solution`, a guess; out: the solution
-            y: ti.template(),
-            # In
-            x_free: ti.template(),
-            v_free: ti.template(),
-            p0: ti.template(),
-            drive: ti.template(),
-            h: float,
-            # In: NOT_CONVERGED for lanes to solve, out: their status and linear solves
-            status: ti.template(),
-            solves: ti.template(),
-        ):
-            """u with G(x̃ + u) = 0, handles going from p0 at velocity `drive`."""
+        def solve(self, y: ti.template()):
+            """Solve for u with G(x̃ + u) = 0, handles going from p0 at velocity `drive`.
+
+            In: x_free = x̃ and v_free, its velocity; p0, drive, h, `rate`; a guess in `solution`; `status` NOT_CONVERGED
+            of lanes to solve. Out: `solution`, `status` and the linear `solves` that it took.
+            """
+            active = 0
+            for strip in through(self.strips):
+                active += self.prepare(y[strip])
+            while active > 0:
+                seeking, stuck, lifting = 0, 0, 0
+                for strip in through(self.strips):
+                    seeks, halts, lifts = self.attempt(y[strip])
+                    seeking += seeks
+                    stuck += halts
+                    lifting += lifts
+                if stuck > 0:
+                    for strip in through(self.strips):
+                        self.turn(y[strip])
+                if seeking > 0:
+                    if lifting > 0:
+                        for strip in through(self.strips):
+                            self.shift(y[strip])
+                    stuck = 0
+                    for strip in through(self.strips):
+                        stuck += self.seek(y[strip])
+                    if stuck > 0:
+                        for strip in through(self.strips):
+                            self.lift(y[strip])
+                active = 0
+                troubled = 0
+                for strip in through(self.strips):
+                    goes, fails = self.count(y[strip])
+                    active += goes
+                    troubled += fails
+                if troubled > 0:
+                    active = 0
+                    for strip in through(self.strips):
+                        active += self.recover(y[strip])
+
+        @ti.func
+        def prepare(self, y: ti.template()):
+            """Before the first iteration. Returns how many lanes there are to solve."""
             active = 0
             for lane in side(self.lanes):
-                y.running[lane] = ti.cast(status[lane] == NOT_CONVERGED, ti.i32)
+                y.running[lane] = ti.cast(y.status[lane] == NOT_CONVERGED, ti.i32)
                 active += y.running[lane]
-                solves[lane], y.evaluations[lane], y.fresh[lane], y.strict[lane], y.begun[lane] = 0, 0, 1, 0, 0
+                y.solves[lane], y.evaluations[lane], y.fresh[lane], y.strict[lane], y.begun[lane] = 0, 0, 1, 0, 0
                 y.alpha[lane], y.slope[lane], y.steepness[lane], y.lifted[lane] = 1.0, 0.0, 0.0, 0.0
                 y.merit0[lane], y.worst0[lane], y.square0[lane] = 0.0, 0.0, 0.0
                 y.goal[lane], y.reached[lane], y.advance[lane] = 1.0, 0.0, 1.0  # shares of the handles' motion
@@ -88,39 +118,41 @@ def newton(loops: Loops):
                     for k in ti.static(range(self.mech.d)):
                         y.u[i, k, lane] = y.solution[i, k, lane]
                         y.settled[i, k, lane] = y.solution[i, k, lane]
+            return active
 
-            while active > 0:
-                self.evaluate(y, x_free, v_free, p0, drive, h)
-                seeking, stuck, troubled = 0, 0, 0
+        @ti.func
+        def attempt(self, y: ti.template()):
+            """Evaluate the trial u and judge it. Returns how many lanes need a direction, are stuck, need a shift."""
+            self.evaluate(y)
+            seeking, stuck, lifting = 0, 0, 0
+            for lane in side(self.lanes):
+                self.judge(y, lane)
+                seeking += y.seek[lane] + (y.arrive[lane] if ti.static(self.inexact) else 0)
+                stuck += y.stuck[lane]
+                y.shift[lane] = 0.0
+                lifting += ti.cast(y.lifted[lane] > 0.0, ti.i32)
+            for i in each(self.mech.all_points):
                 for lane in side(self.lanes):
-                    self.judge(y, lane, status)
-                    seeking += y.seek[lane] + (y.arrive[lane] if ti.static(self.inexact) else 0)
-                    stuck += y.stuck[lane]
-                for i in each(self.mech.all_points):
-                    for lane in side(self.lanes):
-                        for k in ti.static(range(self.mech.d)):
-                            y.solution[i, k, lane] = ti.select(
-                                y.take[lane] == 1, y.u[i, k, lane], y.solution[i, k, lane]
-                            )
-                if stuck > 0:
-                    self.turn(y, solves)
-                if seeking > 0:
-                    self.seek(y)
-                    stuck = 0
-                    for lane in side(self.lanes):
-                        self.choose(y, lane, solves)
-                        stuck += y.stuck[lane]
-                    if stuck > 0:
-                        self.lift(y)
-                    if ti.static(self.inexact):
-                        self.polish(y)
-                active = 0
+                    for k in ti.static(range(self.mech.d)):
+                        y.solution[i, k, lane] = ti.select(y.take[lane] == 1, y.u[i, k, lane], y.solution[i, k, lane])
+            for n in each(self.mech.dampers):
                 for lane in side(self.lanes):
-                    spent = ti.cast(y.evaluations[lane] >= EVALUATIONS, ti.i32)
-                    troubled += y.running[lane] * ti.max(spent, y.failed[lane])
-                    active += y.running[lane]
-                if troubled > 0:
-                    active = self.recover(y, status, solves)
+                    for k in ti.static(range(self.mech.d + 1)):
+                        y.lag[n, k, lane] = ti.select(y.seek[lane] == 1, y.lag_now[n, k, lane], y.lag[n, k, lane])
+            for n in each(self.mech.loads):
+                for lane in side(self.lanes):
+                    y.load[n, lane] = ti.select(y.seek[lane] == 1, y.load_now[n, lane], y.load[n, lane])
+            return seeking, stuck, lifting
+
+        @ti.func
+        def count(self, y: ti.template()):
+            """How many lanes go on, and how many of them have failed."""
+            active, troubled = 0, 0
+            for lane in side(self.lanes):
+                spent = ti.cast(y.evaluations[lane] >= EVALUATIONS, ti.i32)
+                troubled += y.running[lane] * ti.max(spent, y.failed[lane])
+                active += y.running[lane]
+            return active, troubled
 
         @ti.func
         def polish(self, y: ti.template()):
@@ -133,28 +165,20 @@ def newton(loops: Loops):
                         y.solution[i, k, lane] = ti.select(taken, better, y.solution[i, k, lane])
 
         @ti.func
-        def evaluate(
-            self,
-            y: ti.template(),
-            x_free: ti.template(),
-            v_free: ti.template(),
-            p0: ti.template(),
-            drive: ti.template(),
-            h: float,
-        ):
+        def evaluate(self, y: ti.template()):
             """The equations at u, and how far they are from being solved."""
             for j in each(self.mech.all_handles):
                 for lane in side(self.lanes):
                     for k in ti.static(range(self.mech.d)):
-                        y.w[j, k, lane] = y.goal[lane] * drive[j, k, lane]
-                        y.p[j, k, lane] = p0[j, k, lane] + h * (y.goal[lane] * drive[j, k, lane])
+                        y.w[j, k, lane] = y.goal[lane] * y.drive[j, k, lane]
+                        y.p[j, k, lane] = y.p0[j, k, lane] + y.h[lane] * (y.goal[lane] * y.drive[j, k, lane])
             for i in each(self.mech.all_points):
                 for lane in side(self.lanes):
                     for k in ti.static(range(self.mech.d)):
-                        y.x[i, k, lane] = x_free[i, k, lane] + y.u[i, k, lane]
+                        y.x[i, k, lane] = y.x_free[i, k, lane] + y.u[i, k, lane]
                         if ti.static(self.mech.dissipative):
-                            y.v[i, k, lane] = v_free[i, k, lane] + y.rate[lane] * y.u[i, k, lane]
-            self.mech.assemble(y, h)
+                            y.v[i, k, lane] = y.v_free[i, k, lane] + y.rate[lane] * y.u[i, k, lane]
+            self.mech.assemble(y)
             for lane in side(self.lanes):
                 y.excess[lane], y.worst[lane], y.square[lane], y.grains[lane] = -1.0, 0.0, 0.0, 0.0
                 y.bulk[lane] = 0.0  # of all that must be finite: a comparison and a cable's energy pass over NaN
@@ -177,26 +201,17 @@ def newton(loops: Loops):
 
         @ti.func
         def seek(self, y: ti.template()):
-            """Newton's direction for the lanes that seek one, the slopes along it, and the iterate at its end."""
-            for n in each(self.mech.dampers):
-                for lane in side(self.lanes):
-                    for k in ti.static(range(self.mech.d + 1)):
-                        y.lag[n, k, lane] = ti.select(y.seek[lane] == 1, y.lag_now[n, k, lane], y.lag[n, k, lane])
-            for n in each(self.mech.loads):
-                for lane in side(self.lanes):
-                    y.load[n, lane] = ti.select(y.seek[lane] == 1, y.load_now[n, lane], y.load[n, lane])
-            lifting = 0.0
+            """Newton's direction for the lanes that seek one, the slopes along it, and the iterate at its end.
+
+            Returns how many of them are stuck.
+            """
             for lane in side(self.lanes):
-                lifting += y.lifted[lane]
-                y.shift[lane] = 0.0
                 y.slope[lane] = ti.select(y.seek[lane] == 1, 0.0, y.slope[lane])
                 y.steepness[lane] = ti.select(y.seek[lane] == 1, 0.0, y.steepness[lane])
             for i in each(self.mech.all_points):
                 for lane in side(self.lanes):
                     for k in ti.static(range(self.mech.d)):
                         y.step[i, k, lane] = ti.cast(-y.r[i, k, lane], y.step.kind)
-            if lifting > 0.0:
-                self.shift(y)
             self.lu.factor(y, y.sign)
             self.lu.solve(y, y.step)
             for i in each(self.mech.all_points):
@@ -208,6 +223,13 @@ def newton(loops: Loops):
                         if ti.static(self.mech.dissipative):  # rᵀJ du, as (J + shift) du = −r
                             fall = r * (r + y.shift[lane] * du)
                             y.steepness[lane] = y.steepness[lane] - ti.select(y.seek[lane] == 1, fall, 0.0)
+            stuck = 0
+            for lane in side(self.lanes):
+                self.choose(y, lane)
+                stuck += y.stuck[lane]
+            if ti.static(self.inexact):
+                self.polish(y)
+            return stuck
 
         @ti.func
         def shift(self, y: ti.template()):

@@ -21,7 +21,6 @@ def planes(loops: Loops):
             i: ti.template(),
             plane: ti.template(),
             y: ti.template(),
-            h: float,
             residual: ti.template(),
             part: ti.template(),
         ):
@@ -51,7 +50,7 @@ def planes(loops: Loops):
                     y.load_now[at, lane] = load
             if ti.static(self.forces.friction[plane] > 0.0):
                 if touching > 0:
-                    self.rub(i, plane, at, y, h, residual, part)
+                    self.rub(i, plane, at, y, residual, part)
 
         @ti.func
         def rub(
@@ -60,7 +59,6 @@ def planes(loops: Loops):
             plane: ti.template(),
             at: ti.template(),
             y: ti.template(),
-            h: float,
             residual: ti.template(),
             part: ti.template(),
         ):
@@ -72,10 +70,10 @@ def planes(loops: Loops):
                     place[k] = y.x[i, k, lane]
                     speed[k] = y.v[i, k, lane]
                 force, K, Z, grain, slip, now = self.forces.rub(
-                    plane, speed, h, part.load[lane], part.slope[lane], part.reach[lane]
+                    plane, speed, y.h[lane], part.load[lane], part.slope[lane], part.reach[lane]
                 )
                 if ti.static(residual):
-                    part.lost[lane] = part.lost[lane] + self.forces.dissipated(plane, slip, h, y.load[at, lane])
+                    part.lost[lane] = part.lost[lane] + self.forces.dissipated(plane, slip, y.h[lane], y.load[at, lane])
                     part.lost_now[lane] = part.lost_now[lane] + now
                     y.size[lane] = y.size[lane] + force.norm() * place.norm()
                     y.scale[i, lane] = y.scale[i, lane] + grain

@@ -10,7 +10,7 @@ from .trajectory import NOT_CONVERGED, NOT_RUN, OK
 
 @functools.cache
 def rollout(loops: Loops):
-    each, side = loops.each, loops.side
+    each, through, side, across = loops.each, loops.through, loops.side, loops.across
 
     @ti.data_oriented
     class Rollout:
@@ -24,14 +24,14 @@ def rollout(loops: Loops):
         def __init__(self, newton, scratch: Scratch):
             self.newton = newton
             self.mech = newton.mech
-            self.many, self.lanes = loops.lanes, loops.abreast()
+            self.many, self.all_lanes = loops.many, loops.all_lanes()
+            self.strips, self.lanes = loops.strips(), loops.abreast()
             d = self.mech.d
             self.points, self.handles = Rows(0, self.mech.D, False, d), Rows(0, self.mech.H * d, False, d)
-            names = ("x0", "x1", "v0", "v1", "x_free", "v_free")  # 0: of row t, 1: of row t − 1
-            rows = {name: scratch.slot(self.mech.P, self.mech.d) for name in names}
-            rows |= {name: scratch.slot(self.mech.H, self.mech.d) for name in ("p0", "drive")}
-            scalars = {name: loops.scalar() for name in ("past", "inverse_rate")}  # c₂/c₀, h/c₀
-            scalars |= {name: loops.scalar(ti.i32) for name in ("rollout", "status", "solves")}
+            # 0: of row t, 1: of row t − 1
+            rows = {name: scratch.slot(self.mech.P, self.mech.d) for name in ("x0", "x1", "v0", "v1")}
+            scalars = {name: scratch.scalar() for name in ("past", "inverse_rate")}  # c₂/c₀, h/c₀
+            scalars |= {name: scratch.scalar(ti.i32) for name in ("rollout", "inside", "first")}
             self.variables = newton.variables | Group(**rows, **scalars)
 
         @ti.kernel
@@ -56,72 +56,87 @@ def rollout(loops: Loops):
             status: ti.types.ndarray(ndim=2),
             iterations: ti.types.ndarray(ndim=2),
         ):
-            d = ti.static(self.mech.d)
             ti.loop_config(block_dim=32)
             for group in range((status.shape[0] + self.many - 1) // self.many):
-                B, rows = status.shape[0], status.shape[1] + 1
                 y = self.variables[work, quick, group]
-                for lane in side(self.lanes):
-                    y.rollout[lane] = ti.min(group * self.many + lane, B - 1)
-                    y.status[lane] = OK
-                    if t0 > 0:
-                        y.status[lane] = status[y.rollout[lane], t0 - 1]
-                for i in each(self.mech.all_points):
-                    for lane in side(self.lanes):
-                        b = y.rollout[lane]
-                        x0, v0 = self.points[x, b, t0, rows], self.points[v, b, t0, rows]
-                        for k in ti.static(range(d)):
-                            y.x0[i, k, lane], y.v0[i, k, lane] = x0[i, k, 0], v0[i, k, 0]
-                            y.x1[i, k, lane], y.v1[i, k, lane] = x_prev[b, i * d + k], v_prev[b, i * d + k]
-                        if t0 > 0:
-                            x1, v1 = self.points[x, b, t0 - 1, rows], self.points[v, b, t0 - 1, rows]
-                            for k in ti.static(range(d)):
-                                y.x1[i, k, lane], y.v1[i, k, lane] = x1[i, k, 0], v1[i, k, 0]
-                for j in each(self.mech.all_handles):
-                    for lane in side(self.lanes):
-                        p0 = self.handles[p, y.rollout[lane], t0, rows]
-                        for k in ti.static(range(d)):
-                            y.p0[j, k, lane] = p0[j, k, 0]
+                self.read(y, group, t0, first, x_prev, v_prev, x, v, p, status)
                 for t in range(t0, t1):
-                    self.step(y, t, h, first, a)
-                    for lane in side(self.lanes):
-                        if group * self.many + lane < B:
-                            b = y.rollout[lane]
-                            x0, v0 = self.points[x, b, t + 1, rows], self.points[v, b, t + 1, rows]
-                            p0 = self.handles[p, b, t + 1, rows]
-                            for i in each(self.mech.all_points):
-                                for k in ti.static(range(d)):
-                                    x0[i, k, 0] = y.x0[i, k, lane]
-                                    v0[i, k, 0] = y.v0[i, k, lane]
-                            for j in each(self.mech.all_handles):
-                                for k in ti.static(range(d)):
-                                    p0[j, k, 0] = y.p0[j, k, lane]
-                            status[b, t] = y.status[lane]
-                            iterations[b, t] = y.solves[lane]
+                    self.drive(y, t, h, a)
+                    for strip in through(self.strips):
+                        self.extrapolate(y[strip])
+                    self.newton.solve(y)
+                    for strip in through(self.strips):
+                        self.advance(y[strip])
+                    self.write(y, t, x, v, p, status, iterations)
 
         @ti.func
-        def step(
+        def read(
             self,
-            # In: rows t and t−1 and the status of row t; out: rows t+1 and t and the status of this step
             y: ti.template(),
-            # In
+            group: int,
             t: int,
-            h: float,
             first: ti.template(),
-            a: ti.template(),
+            x_prev: ti.template(),
+            v_prev: ti.template(),
+            x: ti.template(),
+            v: ti.template(),
+            p: ti.template(),
+            status: ti.template(),
         ):
-            """Row t+1; a rollout that has failed stays where it is."""
+            """Rows t and t−1 of a group of rollouts, one a lane."""
             d = ti.static(self.mech.d)
-            for lane in side(self.lanes):
-                c0, _, c2 = self.mech.coefficients(t == 0 and first[y.rollout[lane]] != 0)
+            B, rows = status.shape[0], status.shape[1] + 1
+            for lane in across(self.all_lanes):
+                b = ti.min(group * self.many + lane, B - 1)
+                y.rollout[lane], y.inside[lane] = b, ti.cast(group * self.many + lane < B, ti.i32)
+                y.first[lane], y.status[lane] = 0, OK
+                if t > 0:
+                    y.status[lane] = status[b, t - 1]
+                else:
+                    y.first[lane] = ti.cast(first[b] != 0, ti.i32)
+            for i in each(self.mech.all_points):
+                for lane in across(self.all_lanes):
+                    b = y.rollout[lane]
+                    x0, v0 = self.points[x, b, t, rows], self.points[v, b, t, rows]
+                    for k in ti.static(range(d)):
+                        y.x0[i, k, lane], y.v0[i, k, lane] = x0[i, k, 0], v0[i, k, 0]
+                        y.x1[i, k, lane], y.v1[i, k, lane] = x_prev[b, i * d + k], v_prev[b, i * d + k]
+                    if t > 0:
+                        x1, v1 = self.points[x, b, t - 1, rows], self.points[v, b, t - 1, rows]
+                        for k in ti.static(range(d)):
+                            y.x1[i, k, lane], y.v1[i, k, lane] = x1[i, k, 0], v1[i, k, 0]
+                    if y.first[lane] == 1:
+                        for k in ti.static(range(d)):
+                            y.x1[i, k, lane], y.v1[i, k, lane] = y.x0[i, k, lane], y.v0[i, k, lane]
+            for j in each(self.mech.all_handles):
+                for lane in across(self.all_lanes):
+                    p0 = self.handles[p, y.rollout[lane], t, rows]
+                    for k in ti.static(range(d)):
+                        y.p0[j, k, lane] = p0[j, k, 0]
+
+        @ti.func
+        def drive(self, y: ti.template(), t: int, h: float, a: ti.template()):
+            """The difference formula of step t and the handles' velocity in it; a rollout that has failed stops."""
+            d = ti.static(self.mech.d)
+            for lane in across(self.all_lanes):
+                c0, _, c2 = self.mech.coefficients(y.first[lane] == 1)
+                y.h[lane] = h
                 y.rate[lane], y.past[lane], y.inverse_rate[lane] = c0 / h, c2 / c0, h / c0
                 y.status[lane] = ti.select(y.status[lane] == OK, NOT_CONVERGED, NOT_RUN)
-            if t == 0:
-                for i in each(self.mech.all_points):
-                    for lane in side(self.lanes):
-                        if first[y.rollout[lane]] != 0:
-                            for k in ti.static(range(d)):
-                                y.x1[i, k, lane], y.v1[i, k, lane] = y.x0[i, k, lane], y.v0[i, k, lane]
+                y.first[lane] = 0
+            for j in each(self.mech.all_handles):
+                for lane in across(self.all_lanes):
+                    for k in ti.static(range(d)):
+                        y.drive[j, k, lane] = 0.0
+            for row, col, e in ti.static(self.mech.drives):
+                for lane in across(self.all_lanes):
+                    at = y.drive[row // d, row % d, lane]
+                    y.drive[row // d, row % d, lane] = at + e * a[y.rollout[lane], t, col]
+
+        @ti.func
+        def extrapolate(self, y: ti.template()):
+            """Where points would be without forces, and a first guess of how far from there they are."""
+            d = ti.static(self.mech.d)
             for i in each(self.mech.all_points):
                 for lane in side(self.lanes):
                     for k in ti.static(range(d)):
@@ -132,16 +147,11 @@ def rollout(loops: Loops):
                         y.x_free[i, k, lane] = x0 + (y.past[lane] * (x0 - x1) + y.inverse_rate[lane] * free)
                         # As if the acceleration stayed
                         y.solution[i, k, lane] = y.inverse_rate[lane] * (2.0 * v0 - v1 - free)
-            for j in each(self.mech.all_handles):
-                for lane in side(self.lanes):
-                    for k in ti.static(range(d)):
-                        y.drive[j, k, lane] = 0.0
-            for row, col, e in ti.static(self.mech.drives):
-                for lane in side(self.lanes):
-                    at = y.drive[row // d, row % d, lane]
-                    y.drive[row // d, row % d, lane] = at + e * a[y.rollout[lane], t, col]
 
-            self.newton.solve(y, y.x_free, y.v_free, y.p0, y.drive, h, y.status, y.solves)
+        @ti.func
+        def advance(self, y: ti.template()):
+            """From row t to row t+1; a rollout that has failed stays where it is."""
+            d = ti.static(self.mech.d)
             for i in each(self.mech.all_points):
                 for lane in side(self.lanes):
                     for k in ti.static(range(d)):
@@ -153,7 +163,35 @@ def rollout(loops: Loops):
             for j in each(self.mech.all_handles):
                 for lane in side(self.lanes):
                     for k in ti.static(range(d)):
-                        there = y.p0[j, k, lane] + h * y.drive[j, k, lane]
+                        there = y.p0[j, k, lane] + y.h[lane] * y.drive[j, k, lane]
                         y.p0[j, k, lane] = ti.select(y.status[lane] == OK, there, y.p0[j, k, lane])
+
+        @ti.func
+        def write(
+            self,
+            y: ti.template(),
+            t: int,
+            x: ti.template(),
+            v: ti.template(),
+            p: ti.template(),
+            status: ti.template(),
+            iterations: ti.template(),
+        ):
+            """Row t+1."""
+            rows = status.shape[1] + 1
+            for lane in across(self.all_lanes):
+                if y.inside[lane] == 1:
+                    b = y.rollout[lane]
+                    x0, v0 = self.points[x, b, t + 1, rows], self.points[v, b, t + 1, rows]
+                    p0 = self.handles[p, b, t + 1, rows]
+                    for i in each(self.mech.all_points):
+                        for k in ti.static(range(self.mech.d)):
+                            x0[i, k, 0] = y.x0[i, k, lane]
+                            v0[i, k, 0] = y.v0[i, k, lane]
+                    for j in each(self.mech.all_handles):
+                        for k in ti.static(range(self.mech.d)):
+                            p0[j, k, 0] = y.p0[j, k, lane]
+                    status[b, t] = y.status[lane]
+                    iterations[b, t] = y.solves[lane]
 
     return Rollout

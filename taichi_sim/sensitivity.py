@@ -8,11 +8,12 @@ import functools
 import taichi as ti
 
 from .loops import Loops
+from .trajectory import OK
 
 
 @functools.cache
 def sensitivity(loops: Loops):
-    each, side = loops.each, loops.side
+    each, through, across = loops.each, loops.through, loops.across
 
     @ti.data_oriented
     class Sensitivity:
@@ -21,7 +22,7 @@ def sensitivity(loops: Loops):
         def __init__(self, step):
             self.step = step
             self.mech = step.mech
-            self.many, self.lanes = loops.lanes, loops.abreast()
+            self.many, self.all_lanes, self.strips = loops.many, loops.all_lanes(), loops.strips()
 
         @ti.kernel
         def vjp(
@@ -54,23 +55,27 @@ def sensitivity(loops: Loops):
             for group in range((x.shape[0] + self.many - 1) // self.many):
                 y = self.step.variables[work, group]
                 self.step.begin(y, group, status)
-                self.step.clear(y)
+                for strip in through(self.strips):
+                    self.step.clear(y[strip])
                 for back in range(N):
                     t = N - 1 - back
                     self.step.difference(y, t, h, first)
+                    self.step.read(y, t, a, x, v, p)
                     for i in each(self.mech.all_points):
-                        for lane in side(self.lanes):
+                        for lane in across(self.all_lanes):
                             for k in ti.static(range(d)):
                                 y.x0[i, k, lane] = y.x0[i, k, lane] + gx[y.rollout[lane], t + 1, i * d + k]
                                 y.v0[i, k, lane] = y.v0[i, k, lane] + gv[y.rollout[lane], t + 1, i * d + k]
                     for j in each(self.mech.all_handles):
-                        for lane in side(self.lanes):
+                        for lane in across(self.all_lanes):
                             for k in ti.static(range(d)):
                                 y.dp[j, k, lane] = y.dp[j, k, lane] + gp[y.rollout[lane], t + 1, j * d + k]
                                 y.dw[j, k, lane] = 0.0
-                    self.step.factor(y, t, h, a, x, v, p)
-                    self.step.backward(y, y, h)
-                    for lane in side(self.lanes):
+                    for strip in through(self.strips):
+                        self.step.factor(y[strip])
+                    for strip in through(self.strips):
+                        self.step.backward(y[strip], y[strip])
+                    for lane in across(self.all_lanes):
                         if y.inside[lane] == 1:
                             b = y.rollout[lane]
                             for col in ti.static(range(self.mech.m)):
@@ -78,7 +83,7 @@ def sensitivity(loops: Loops):
                             for row, col, e in ti.static(self.mech.drives):
                                 part = e * (h * y.dp[row // d, row % d, lane] + y.dw[row // d, row % d, lane])
                                 ga[b, t, col] = ga[b, t, col] + ti.select(y.healthy[lane] == 1, part, 0.0)
-                for lane in side(self.lanes):
+                for lane in across(self.all_lanes):
                     if y.inside[lane] == 1:
                         b, healthy = y.rollout[lane], y.healthy[lane] == 1
                         for i in each(self.mech.all_points):
@@ -122,34 +127,37 @@ def sensitivity(loops: Loops):
                 y = self.step.variables[work, group]
                 self.step.begin(y, group, status)
                 for i in each(self.mech.all_points):
-                    for lane in side(self.lanes):
+                    for lane in across(self.all_lanes):
                         b = y.rollout[lane]
                         for k in ti.static(range(d)):
                             n = i * d + k
                             y.x0[i, k, lane], y.v0[i, k, lane] = dx[b, 0, n], dv[b, 0, n]
                             y.x1[i, k, lane], y.v1[i, k, lane] = dx_prev[b, n], dv_prev[b, n]
                 for j in each(self.mech.all_handles):
-                    for lane in side(self.lanes):
+                    for lane in across(self.all_lanes):
                         for k in ti.static(range(d)):
                             y.dp[j, k, lane] = dp[y.rollout[lane], 0, j * d + k]
                 for t in range(N):
                     self.step.difference(y, t, h, first)
+                    self.step.read(y, t, a, x, v, p)
                     for j in each(self.mech.all_handles):
-                        for lane in side(self.lanes):
+                        for lane in across(self.all_lanes):
                             for k in ti.static(range(d)):
                                 y.dw[j, k, lane] = 0.0
                     for row, col, e in ti.static(self.mech.drives):
-                        for lane in side(self.lanes):
+                        for lane in across(self.all_lanes):
                             there = y.dw[row // d, row % d, lane]
                             y.dw[row // d, row % d, lane] = there + e * da[y.rollout[lane], t, col]
                     for j in each(self.mech.all_handles):
-                        for lane in side(self.lanes):
+                        for lane in across(self.all_lanes):
                             for k in ti.static(range(d)):
                                 y.dp[j, k, lane] = y.dp[j, k, lane] + h * y.dw[j, k, lane]
-                    self.step.factor(y, t, h, a, x, v, p)
-                    self.step.forward(y, y, h)
-                    self.step.advance(y)
-                    for lane in side(self.lanes):
+                    for strip in through(self.strips):
+                        self.step.factor(y[strip])
+                    for strip in through(self.strips):
+                        self.step.forward(y[strip], y[strip])
+                        self.step.advance(y[strip])
+                    for lane in across(self.all_lanes):
                         if y.inside[lane] == 1:
                             b, healthy = y.rollout[lane], y.healthy[lane] == 1
                             for i in each(self.mech.all_points):
@@ -175,7 +183,7 @@ def sensitivity(loops: Loops):
             work: ti.types.ndarray(ndim=1),
             # In: zeros, out: ds/da with rows [actuated p, x, v] of row t+1, flat; an element has the columns of as many
             # actions as lanes
-            S: ti.types.ndarray(dtype=ti.types.vector(loops.lanes, float), ndim=1),
+            S: ti.types.ndarray(dtype=ti.types.vector(loops.many, float), ndim=1),
         ):
             d, m, D, many = ti.static(self.mech.d, self.mech.m, self.mech.D, self.many)
             N = a.shape[1]
@@ -184,17 +192,21 @@ def sensitivity(loops: Loops):
             ti.loop_config(block_dim=32)
             for b in range(x.shape[0]):
                 y = self.step.variables[work, b]
-                self.step.alone(y, b, status)
+                healthy = status[b, status.shape[1] - 1] == OK
+                self.step.alone(y, b)
                 for t in range(N):
                     done = 0
-                    if y.healthy[0] == 1:
+                    if healthy:
                         self.step.difference(y, t, h, first)
-                        self.step.factor(y, t, h, a, x, v, p)
+                        self.step.read(y, t, a, x, v, p)
+                        for strip in through(self.strips):
+                            self.step.factor(y[strip])
                         done = ((t + 1) * m + many - 1) // many
                     for group in range(done):
                         here = (b * N + t) * stride + group
                         if t < 2:
-                            self.step.clear(y)
+                            for strip in through(self.strips):
+                                self.step.clear(y[strip])
                         for i in each(self.mech.all_points):
                             for k in ti.static(range(d)):
                                 at = here + (m + i * d + k) * groups - stride
@@ -207,11 +219,11 @@ def sensitivity(loops: Loops):
                                     for lane in ti.static(range(many)):
                                         y.x1[i, k, lane], y.v1[i, k, lane] = x1[lane], v1[lane]
                         for j in each(self.mech.all_handles):
-                            for lane in side(self.lanes):
+                            for lane in across(self.all_lanes):
                                 for k in ti.static(range(d)):
                                     y.dp[j, k, lane], y.dw[j, k, lane] = 0.0, 0.0
                         for row, col, e in ti.static(self.mech.drives):
-                            for lane in side(self.lanes):
+                            for lane in across(self.all_lanes):
                                 column = group * many + lane
                                 moves = ti.raw_mod(column, m) == col and column < (t + 1) * m
                                 part = ti.select(moves, e, 0.0)
@@ -225,7 +237,8 @@ def sensitivity(loops: Loops):
                                     for lane in ti.static(range(many)):
                                         moved[lane] = moved[lane] + e * y.dp[row // d, row % d, lane]
                             S[here + axis * groups] = moved
-                        self.step.forward(y, y, h)
+                        for strip in through(self.strips):
+                            self.step.forward(y[strip], y[strip])
                         for i in each(self.mech.all_points):
                             for k in ti.static(range(d)):
                                 at = here + (m + i * d + k) * groups

@@ -10,7 +10,7 @@ from systems import LAST
 
 from taichi_sim.elimination import Elimination
 from taichi_sim.ldl import block_ldl
-from taichi_sim.loops import ABREAST, ALONE, LOOPED, UNROLLED, UNROLLED_UPDATES, Group, Scratch
+from taichi_sim.loops import ABREAST, ALONE, LOOPED, STRAIGHT, UNROLLED, UNROLLED_UPDATES, Group, Scratch
 from taichi_sim.lu import Pivots, block_lu
 from taichi_sim.runtime import compiled_quickly
 
@@ -106,14 +106,15 @@ def solver(factors, loops, name, d, kind=float):
     tables, scratch, dd = loops.tables(), Scratch(loops, kind), d * d
     lu = factors(loops)(Pivots(loops, elimination, tables), d, kind)
     tables.fill(lu)
-    each, side, many, lanes = loops.each, loops.side, loops.lanes, loops.abreast()
+    each, through, across, many = loops.each, loops.through, loops.across, loops.many
+    strips, lanes = loops.strips(), loops.all_lanes()
     kept = [k * d + n for k in range(d) for n in range(k if lu.symmetric else 0, d)]  # of a diagonal block
     count = len(elimination.edge)
     blocks = {"diagonal": scratch.slot(points, len(kept)), "upper": scratch.slot(count, dd)}
     if not lu.symmetric:
         blocks["lower"] = scratch.slot(count, dd)
     blocks = Group(**blocks)
-    straight, transposed, signs = scratch.slot(points, d), scratch.slot(points, d), loops.scalar()
+    vectors = Group(u=scratch.slot(points, d), w=scratch.slot(points, d), sign=scratch.scalar())
     rows, pairs = loops.range(points), loops.range(count)
 
     @ti.kernel
@@ -122,9 +123,8 @@ def solver(factors, loops, name, d, kind=float):
         x: ti.types.ndarray(ndim=2), y: ti.types.ndarray(ndim=2), pivot: ti.types.ndarray(ndim=1),
     ):  # fmt: skip
         for group in range((J.shape[0] + many - 1) // many):
-            A, u, w = blocks[work, group], straight[work, group], transposed[work, group]
-            sign = signs[0]
-            for lane in side(lanes):
+            A, z = blocks[work, group], vectors[work, group]
+            for lane in across(lanes):
                 n = ti.min(group * many + lane, J.shape[0] - 1)
                 for i in each(rows):
                     for k in ti.static(range(len(kept))):
@@ -136,19 +136,21 @@ def solver(factors, loops, name, d, kind=float):
                             A.lower[i, k, lane] = ti.cast(J[n, (points + count + i) * dd + k], kind)
                 for i in each(rows):
                     for k in ti.static(range(d)):
-                        u[i, k, lane] = ti.cast(b[n, i * d + k], kind)
-                        w[i, k, lane] = ti.cast(b[n, i * d + k], kind)
-            lu.factor(A, sign)
-            lu.solve(A, u)
-            lu.solve_transposed(A, w)
-            for lane in side(lanes):
+                        z.u[i, k, lane] = ti.cast(b[n, i * d + k], kind)
+                        z.w[i, k, lane] = ti.cast(b[n, i * d + k], kind)
+            for strip in through(strips):
+                own, of = A[strip], z[strip]
+                lu.factor(own, of.sign)
+                lu.solve(own, of.u)
+                lu.solve_transposed(own, of.w)
+            for lane in across(lanes):
                 n = group * many + lane
                 if n < J.shape[0]:
-                    pivot[n] = sign[lane]
+                    pivot[n] = z.sign[lane]
                     for i in each(rows):
                         for k in ti.static(range(d)):
-                            x[n, i * d + k] = u[i, k, lane]
-                            y[n, i * d + k] = w[i, k, lane]
+                            x[n, i * d + k] = z.u[i, k, lane]
+                            y[n, i * d + k] = z.w[i, k, lane]
 
     def solve(A, b):
         B = len(A)
@@ -175,6 +177,7 @@ def systems_of_equations(points, edges, d, symmetric):
     return A, np.random.default_rng(1).standard_normal((20, points * d))
 
 
+KINDS = (UNROLLED, STRAIGHT, LOOPED, ALONE, ABREAST)
 CASES = [*((name, 2) for name in SMALL), ("chain", 3), ("ring", 3)]
 
 
@@ -182,7 +185,7 @@ CASES = [*((name, 2) for name in SMALL), ("chain", 3), ("ring", 3)]
 @pytest.mark.parametrize(
     ("loops", "name", "d"),
     [
-        *((loops, name, d) for loops in (UNROLLED, LOOPED, ALONE, ABREAST) for name, d in CASES),
+        *((loops, name, d) for loops in KINDS for name, d in CASES),
         *((loops, "cloth", 3) for loops in (LOOPED, LAST, ABREAST)),
     ],
     ids=str,
@@ -200,7 +203,7 @@ def test_factors_solve_like_numpy(simulator, factors, loops, name, d):
     assert (pivot > 0).all()
 
 
-@pytest.mark.parametrize("loops", (UNROLLED, LOOPED, ALONE, ABREAST), ids=str)
+@pytest.mark.parametrize("loops", KINDS, ids=str)
 @pytest.mark.parametrize("factors", (block_lu, block_ldl))
 def test_factors_in_float32_are_off_by_its_round_off(simulator, factors, loops):
     """By 1e-6 · cond at most, and by more than factors in float64 are."""
@@ -226,7 +229,7 @@ def test_large_and_small_stiffness_is_solved_as_exactly(simulator, factors, kind
 
 
 @pytest.mark.parametrize("factors", (block_lu, block_ldl))
-@pytest.mark.parametrize("loops", (UNROLLED, LOOPED, ALONE, ABREAST), ids=str)
+@pytest.mark.parametrize("loops", KINDS, ids=str)
 def test_a_matrix_that_is_not_positive_definite_shows_in_its_pivots(simulator, factors, loops):
     """A symmetric matrix with a negative eigenvalue has a pivot ≤ 0 (Sylvester); NaN counts as such."""
     points, edges = RING

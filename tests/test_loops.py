@@ -13,14 +13,14 @@ from systems import LAST
 
 import tasks
 from taichi_sim import Builder, Simulator
-from taichi_sim.loops import ABREAST, ALONE, LOOPED, UNROLLED
+from taichi_sim.loops import ABREAST, ALONE, LOOPED, STRAIGHT, UNROLLED
 
 B, N = 13, 10  # three of sixteen lanes have no rollout
 NAMES = ("pendulum", "double", "rope", "free_pair")
-KINDS = dict.fromkeys(NAMES, (UNROLLED, LOOPED, ABREAST))
+KINDS = dict.fromkeys(NAMES, (UNROLLED, STRAIGHT, LOOPED, ABREAST))
 KINDS["rope"] += (LAST,)
 UNROLLED_LAST = dataclasses.replace(UNROLLED, last=True)
-SMALL = (UNROLLED, UNROLLED_LAST, LOOPED, LAST, ALONE, ABREAST)
+SMALL = (UNROLLED, UNROLLED_LAST, STRAIGHT, LOOPED, LAST, ALONE, ABREAST)
 KINDS |= dict.fromkeys(("pendulum", "damped_pendulum"), SMALL)  # others compile for long
 ROUND_OFF = 1e-12  # relative to a tensor's largest number
 ROWS = ("x", "v", "p", "status", "iterations")
@@ -99,9 +99,10 @@ def test_gauss_newton_steps_are_the_same(same, name):
     assert same(name, sweep)
 
 
-def test_a_lane_that_fails_leaves_the_others_alone(simulator):
+@pytest.mark.parametrize("loops", (STRAIGHT, ABREAST), ids=str)
+def test_a_lane_that_fails_leaves_the_others_alone(simulator, loops):
     """Rollouts beside one that breaks down keep their bits; the broken one says so."""
-    sim = made("rope", ABREAST)
+    sim = made("rope", loops)
     start, actions = systems.start(sim, 8), systems.actions(sim, 8, N)
     whole = sim.rollout(start, actions)
     actions[3, 4] = torch.nan
@@ -117,6 +118,7 @@ def test_a_lane_that_fails_leaves_the_others_alone(simulator):
 
 
 def test_a_cpu_has_lanes_unless_the_system_is_too_large(simulator):
+    """Around whole phases where those are unrolled and have no branches."""
     def kind(system):
         return Simulator(system, 0.02)._kernels.scratch.loops
 
@@ -124,8 +126,12 @@ def test_a_cpu_has_lanes_unless_the_system_is_too_large(simulator):
     large = Builder("large cloth", dim=3)
     large.grid((0.0, 0.0, 0.0), (0.1, 0.0, 0.0), (0.0, 0.1, 0.0), 10, 10, 0.1, stretch=100.0, shear=30.0, bend=1.0)
     assert kind(cloth) is ABREAST and kind(large.build()) is LOOPED
+    rough = Builder("rough", dim=2)
+    rough.point((0.0, 0.0), mass=0.3)
+    rough.plane((0.0, 1.0), 0.0, stiffness=400.0, blend=1e-3, friction=0.4, tangential=100.0)
+    assert kind(tasks.make("rope3d-stop").system) is STRAIGHT and kind(rough.build()) is ABREAST
 
 
 def test_only_looped_kernels_need_scratch_memory(simulator):
-    assert made("rope", UNROLLED)._kernels.scratch.size == made("rope", ABREAST)._kernels.scratch.size == 0
+    assert made("rope", UNROLLED)._kernels.scratch.size == made("rope", STRAIGHT)._kernels.scratch.size == 0
     assert made("rope", LOOPED)._kernels.scratch.size > 0
