@@ -35,8 +35,8 @@ def conjugate_gradients(loops: Loops):
                 at += n * width
                 return at - n * width, width
 
-            blocks = self.mech.blocks_of(rows).slots
-            places = blocks | {"x": rows(P, d), "v": rows(P, d), "pi": rows(1, m)}
+            blocks = self.mech.jacobian(rows) | self.mech.couplings_of(rows)
+            places = blocks.slots | {"x": rows(P, d), "v": rows(P, d), "pi": rows(1, m)}
             places |= {name: rows(1, m) for name in ("residual", "direction", "bent")}
             self.row = at
             self.rows = Group(**{name: Rows(n, at, loops.last, w, loops.lanes) for name, (n, w) in places.items()})

@@ -23,6 +23,7 @@ from .rollout import rollout
 from .sensitivity import sensitivity
 from .system import System
 
+MOST_STRAIGHT = 150  # numbers in a Jacobian's blocks up to which LLVM vectorises whole phases, and within seconds
 MOST_BLOCKS = 1000  # of a Jacobian whose kernels have several lanes
 BLOCK = 32  # rollouts that a thread of a CPU takes at a time
 PART = 2**22  # bytes of linearised steps that a thread of a CPU makes before it uses them: its share of a cache
@@ -98,8 +99,9 @@ def _small(system: System) -> bool:
 
 
 def _straight(system: System) -> bool:
-    """Whether the phases of a step have no branches, as friction has."""
-    return _small(system) and not system.friction.any()
+    """Whether the phases of a step are short and have no branches, as friction has."""
+    kinds = 2 if system.damping.any() else 1  # J, and Z
+    return not system.friction.any() and kinds * _elimination(system).blocks * system.dim**2 <= MOST_STRAIGHT
 
 
 def _fits(system: System) -> bool:

@@ -38,7 +38,8 @@ def linear_step(loops: Loops):
             rows |= {name: scratch.slot(self.mech.H, d) for name in ("dp", "dw")}
             scalars = {name: scratch.scalar() for name in ("c1", "c2", "frequency", "sign")}  # 1/h
             scalars |= {name: scratch.scalar(ti.i32) for name in ("rollout", "inside", "healthy")}
-            self.variables = self.mech.variables(scratch, scratch) | Group(**rows, **scalars)
+            blocks = self.mech.couplings_of(scratch.slot)
+            self.variables = self.mech.variables(scratch, scratch) | blocks | Group(**rows, **scalars)
 
         @ti.func
         def begin(self, y: ti.template(), group: int, status: ti.template()):

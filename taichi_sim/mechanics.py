@@ -129,12 +129,12 @@ def mechanics(loops: Loops):
             return self.elimination.blocks
 
         def variables(self, scratch: Scratch, of_blocks: Scratch) -> Group:
-            """What `assemble` reads and writes, of each lane; blocks are of the second scratch.
+            """What `assemble` reads and writes, of each lane; J's blocks are of the second scratch.
 
             In: displacement u, positions x and velocities v of the points, p and w of the handles, h, `rate` = c₀/h,
             and what dissipation is measured with: n and share of each damper in `lag`, normal forces in `load`.
-            Out: residual r, its round-off's scale, blocks, potentials phi and phi_now and their round-off `size`,
-            and dissipation's measures now.
+            Out: residual r, its round-off's scale, J, potentials phi and phi_now and their round-off `size`, and
+            dissipation's measures now.
             """
             d, rough = self.d, self.P * self.K if self.rough else 0
             dampers = self.inner_count + self.couplings if self.damped else 0
@@ -146,17 +146,23 @@ def mechanics(loops: Loops):
             rows["Z_beside"] = self.loops.local(1, self.dd, of_blocks.kind)
             scalars = {name: scratch.scalar() for name in ("h", "rate", "phi", "phi_now", "size")}
             sums = {"scale": scratch.slot(self.P), "reach": scratch.slot(self.P), "reach_p": scratch.slot(self.H)}
-            return Group(**sums, **rows, **scalars) | self.blocks_of(of_blocks.slot)
+            return Group(**sums, **rows, **scalars) | self.jacobian(of_blocks.slot)
 
-        def blocks_of(self, slot) -> Group:
-            """The blocks of J, Z, C and F, each declared by slot(rows, width)."""
-            sizes = {"diagonal": (self.P, self.width), "upper": (self.edge_count, self.dd)}
-            sizes |= {"C": (self.couplings, self.dd)}
+        def jacobian(self, slot) -> Group:
+            """The blocks of J, declared by slot(rows, width)."""
+            blocks = {"diagonal": slot(self.P, self.width), "upper": slot(self.edge_count, self.dd)}
             if self.dissipative:
-                sizes |= {"lower": (self.edge_count, self.dd), "Z": (self.P, self.dd)}
+                blocks["lower"] = slot(self.edge_count, self.dd)
+            return Group(**blocks)
+
+        def couplings_of(self, slot) -> Group:
+            """The blocks of Z, C and F."""
+            blocks = {"C": slot(self.couplings, self.dd)}
+            if self.dissipative:
+                blocks["Z"] = slot(self.P, self.dd)
             if self.damped:
-                sizes |= {"Z_apart": (self.edge_count, self.dd), "F": (self.couplings, self.dd)}
-            return Group(**{name: slot(n, width) for name, (n, width) in sizes.items()})
+                blocks |= {"Z_apart": slot(self.edge_count, self.dd), "F": slot(self.couplings, self.dd)}
+            return Group(**blocks)
 
         @ti.func
         def coefficients(self, first):
@@ -168,7 +174,7 @@ def mechanics(loops: Loops):
 
         @ti.func
         def assemble(self, y: ti.template()):
-            """G, ∂G/∂x₁ and their kin; y: see `variables`.
+            """G, J and the potential; y: see `variables`.
 
             scale[i] bounds the terms whose sum is the residual of point i, so that eps·scale is its round-off.
             Φ(u) = Σ ½ m c₀²/h² ‖u‖² − m g·u + Σ E + h/c₀ Σ ψ(v₁), ψ the dissipation of dampers with the directions in
@@ -217,7 +223,7 @@ def mechanics(loops: Loops):
 
         @ti.func
         def linearise(self, y: ti.template()):
-            """The blocks alone."""
+            """J, Z, C and F alone."""
             part = self.part[0]
             for lane in side(self.lanes):
                 part.inertia[lane] = y.rate[lane] * y.rate[lane]
@@ -225,7 +231,7 @@ def mechanics(loops: Loops):
 
         @ti.func
         def act(self, y: ti.template(), residual: ti.template(), part: ti.template()):
-            """Make the blocks, of springs, planes and inertia; with `residual` add springs and planes to the rest."""
+            """J, of springs, planes and inertia; these add to the rest with `residual`, and to Z, C and F without."""
             for n in each(self.fill_ins):
                 edge = known(self.fill_in[n])
                 for lane in side(self.lanes):
@@ -233,7 +239,7 @@ def mechanics(loops: Loops):
                         y.upper[edge, k, lane] = ti.cast(0.0, y.upper.kind)
                         if ti.static(self.dissipative):
                             y.lower[edge, k, lane] = ti.cast(0.0, y.upper.kind)
-                        if ti.static(self.damped):
+                        if ti.static(self.damped and not residual):
                             y.Z_apart[edge, k, lane] = ti.cast(0.0, y.upper.kind)
             for i in each(self.all_points):
                 mass = ti.cast(self.mass[i], float)
@@ -242,7 +248,7 @@ def mechanics(loops: Loops):
                         y.diagonal[i, k, lane] = ti.cast(0.0, y.upper.kind)
                     for k in ti.static(range(self.d)):
                         y.diagonal[i, self.at[k][k], lane] = ti.cast(mass * part.inertia[lane], y.upper.kind)
-                    if ti.static(self.dissipative):
+                    if ti.static(self.dissipative and not residual):
                         for k in ti.static(range(self.dd)):
                             y.Z[i, k, lane] = ti.cast(0.0, y.upper.kind)
                 for plane in ti.static(range(self.K)):

@@ -55,15 +55,13 @@ def newton(loops: Loops):
             self.variables = mechanics.variables(scratch, quick) | Group(**rows, **scalars)
 
         @ti.func
-        def solve(self, y: ti.template()):
-            """Solve for u with G(x̃ + u) = 0, handles going from p0 at velocity `drive`.
+        def solve(self, y: ti.template(), lanes: int):
+            """Solve for u with G(x̃ + u) = 0, handles going from p0 at velocity `drive`, in as many lanes as prepared.
 
             In: x_free = x̃ and v_free, its velocity; p0, drive, h, `rate`; a guess in `solution`; `status` NOT_CONVERGED
             of lanes to solve. Out: `solution`, `status` and the linear `solves` that it took.
             """
-            active = 0
-            for strip in through(self.strips):
-                active += self.prepare(y[strip])
+            active = lanes
             while active > 0:
                 seeking, stuck, lifting = 0, 0, 0
                 for strip in through(self.strips):
@@ -97,7 +95,7 @@ def newton(loops: Loops):
 
         @ti.func
         def prepare(self, y: ti.template()):
-            """Before the first iteration. Returns how many lanes there are to solve."""
+            """Begin from the guess in `solution`. Returns how many lanes there are to solve."""
             active = 0
             for lane in side(self.lanes):
                 y.running[lane] = ti.cast(y.status[lane] == NOT_CONVERGED, ti.i32)
@@ -160,7 +158,7 @@ def newton(loops: Loops):
             for i in each(self.mech.all_points):
                 for lane in side(self.lanes):
                     for k in ti.static(range(self.mech.d)):
-                        better = y.solution[i, k, lane] + ti.cast(y.step[i, k, lane], float)
+                        better = y.solution[i, k, lane] - ti.cast(y.step[i, k, lane], float)
                         taken = (y.arrive[lane] == 1) & (y.sign[lane] > 0.0)
                         y.solution[i, k, lane] = ti.select(taken, better, y.solution[i, k, lane])
 
@@ -211,17 +209,17 @@ def newton(loops: Loops):
             for i in each(self.mech.all_points):
                 for lane in side(self.lanes):
                     for k in ti.static(range(self.mech.d)):
-                        y.step[i, k, lane] = ti.cast(-y.r[i, k, lane], y.step.kind)
+                        y.step[i, k, lane] = ti.cast(y.r[i, k, lane], y.step.kind)
             self.lu.factor(y, y.sign)
             self.lu.solve(y, y.step)
             for i in each(self.mech.all_points):
                 for lane in side(self.lanes):
                     for k in ti.static(range(self.mech.d)):
-                        r, du = y.r[i, k, lane], ti.cast(y.step[i, k, lane], float)
-                        y.u[i, k, lane] = ti.select(y.seek[lane] == 1, y.solution[i, k, lane] + du, y.u[i, k, lane])
-                        y.slope[lane] = y.slope[lane] + ti.select(y.seek[lane] == 1, r * du, 0.0)
-                        if ti.static(self.mech.dissipative):  # rᵀJ du, as (J + shift) du = −r
-                            fall = r * (r + y.shift[lane] * du)
+                        r, back = y.r[i, k, lane], ti.cast(y.step[i, k, lane], float)  # J⁻¹ r
+                        y.u[i, k, lane] = ti.select(y.seek[lane] == 1, y.solution[i, k, lane] - back, y.u[i, k, lane])
+                        y.slope[lane] = y.slope[lane] - ti.select(y.seek[lane] == 1, r * back, 0.0)
+                        if ti.static(self.mech.dissipative):  # rᵀJ times the direction, as (J + shift) back = r
+                            fall = r * (r - y.shift[lane] * back)
                             y.steepness[lane] = y.steepness[lane] - ti.select(y.seek[lane] == 1, fall, 0.0)
             stuck = 0
             for lane in side(self.lanes):

@@ -84,6 +84,7 @@ def planes(loops: Loops):
                         there = ti.static(k * self.d + n)
                         J = K[k, n] + y.rate[lane] * Z[k, n]
                         y.diagonal[i, there, lane] = y.diagonal[i, there, lane] + ti.cast(J, y.upper.kind)
-                        y.Z[i, there, lane] = y.Z[i, there, lane] + ti.cast(Z[k, n], y.upper.kind)
+                        if ti.static(not residual):
+                            y.Z[i, there, lane] = y.Z[i, there, lane] + ti.cast(Z[k, n], y.upper.kind)
 
     return Planes

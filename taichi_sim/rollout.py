@@ -62,9 +62,11 @@ def rollout(loops: Loops):
                 self.read(y, group, t0, first, x_prev, v_prev, x, v, p, status)
                 for t in range(t0, t1):
                     self.drive(y, t, h, a)
+                    active = 0
                     for strip in through(self.strips):
                         self.extrapolate(y[strip])
-                    self.newton.solve(y)
+                        active += self.newton.prepare(y[strip])
+                    self.newton.solve(y, active)
                     for strip in through(self.strips):
                         self.advance(y[strip])
                     self.write(y, t, x, v, p, status, iterations)

@@ -73,27 +73,27 @@ def springs(loops: Loops):
                         if ti.static(self.damped):
                             whole += y.rate[lane] * Z[k, n]
                         J, drag = ti.cast(whole, y.upper.kind), ti.cast(Z[k, n], y.upper.kind)
-                        if ti.static(self.damped):
+                        if ti.static(self.damped and not residual):
                             y.Z[i, there, lane] = y.Z[i, there, lane] + drag
                         if ti.static(n >= k or not self.lu.symmetric):
                             y.diagonal[i, self.at[k][n], lane] = y.diagonal[i, self.at[k][n], lane] + J
                             if ti.static(inner):
                                 y.beside[0, self.at[k][n], lane] = J
-                        if ti.static(inner and self.damped):
+                        if ti.static(inner and self.damped and not residual):
                             y.Z_beside[0, there, lane] = drag
                         if ti.static(inner and again):
                             y.upper[edge, there, lane] = y.upper[edge, there, lane] - J
                             if ti.static(self.dissipative):
                                 y.lower[edge, there, lane] = y.lower[edge, there, lane] - J
-                            if ti.static(self.damped):
+                            if ti.static(self.damped and not residual):
                                 y.Z_apart[edge, there, lane] = y.Z_apart[edge, there, lane] - drag
                         elif ti.static(inner):
                             y.upper[edge, there, lane] = -J
                             if ti.static(self.dissipative):
                                 y.lower[edge, there, lane] = -J
-                            if ti.static(self.damped):
+                            if ti.static(self.damped and not residual):
                                 y.Z_apart[edge, there, lane] = -drag
-                        else:
+                        elif ti.static(not residual):
                             y.C[edge, there, lane] = ti.cast(K[k, n], y.upper.kind)
                             if ti.static(self.damped):
                                 y.F[edge, there, lane] = drag
@@ -118,7 +118,7 @@ def springs(loops: Loops):
                         y.r[j, k, lane] = y.r[j, k, lane] - part.force[0, k, lane]
                 for k in ti.static(range(self.width)):
                     y.diagonal[j, k, lane] = y.diagonal[j, k, lane] + y.beside[0, k, lane]
-                if ti.static(self.damped):
+                if ti.static(self.damped and not residual):
                     for k in ti.static(range(self.dd)):
                         y.Z[j, k, lane] = y.Z[j, k, lane] + y.Z_beside[0, k, lane]
 

@@ -119,6 +119,7 @@ def test_a_lane_that_fails_leaves_the_others_alone(simulator, loops):
 
 def test_a_cpu_has_lanes_unless_the_system_is_too_large(simulator):
     """Around whole phases where those are unrolled and have no branches."""
+
     def kind(system):
         return Simulator(system, 0.02)._kernels.scratch.loops
 
