@@ -12,8 +12,9 @@ import functools
 
 import taichi as ti
 
-from .loops import Loops, Rows
+from .loops import Loops
 from .trajectory import OK
+from .variables import Rows
 
 ITERATIONS = 12
 HALVINGS = 12

@@ -9,7 +9,8 @@ import functools
 
 import taichi as ti
 
-from .loops import Group, Loops, Rows
+from .loops import Loops
+from .variables import Group, Rows
 
 
 @functools.cache

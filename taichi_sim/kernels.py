@@ -15,13 +15,14 @@ from .elimination import Elimination
 from .launch import Kernel
 from .linear import linear_step
 from .linearisation import linearisation
-from .loops import ABREAST, ALONE, LOOPED, STRAIGHT, UNROLLED, UNROLLED_UPDATES, Loops, Scratch
+from .loops import ABREAST, ALONE, LOOPED, STRAIGHT, UNROLLED, UNROLLED_UPDATES, Loops
 from .mechanics import mechanics
 from .newton import direction_kind, newton
 from .riccati import riccati
 from .rollout import rollout
 from .sensitivity import sensitivity
 from .system import System
+from .variables import Scratch
 
 MOST_STRAIGHT = 150  # numbers in a Jacobian's blocks up to which LLVM vectorises whole phases, and within seconds
 MOST_BLOCKS = 1000  # of a Jacobian whose kernels have several lanes

@@ -12,8 +12,9 @@ import functools
 
 import taichi as ti
 
-from .loops import Group, Loops, Scratch
+from .loops import Loops
 from .trajectory import OK
+from .variables import Group, Scratch
 
 
 @functools.cache

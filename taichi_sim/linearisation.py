@@ -10,8 +10,9 @@ import functools
 
 import taichi as ti
 
-from .loops import Loops, Rows
+from .loops import Loops
 from .mechanics import BDF2
+from .variables import Rows
 
 C1, C2 = BDF2[1:]  # of every step but a first one, so of each that follows another
 

@@ -14,7 +14,8 @@ import taichi as ti
 
 from .blocks import Blocks, add, block, put
 from .elimination import Elimination
-from .loops import Loops, Tables
+from .loops import Loops
+from .variables import Tables
 
 
 class Pivots:

@@ -18,11 +18,12 @@ from .elimination import Elimination
 from .energy import softness
 from .forces import Forces
 from .ldl import block_ldl
-from .loops import Group, Loops, Scratch
+from .loops import Loops
 from .lu import Pivots, block_lu
 from .planes import planes
 from .springs import springs
 from .system import System
+from .variables import Group, Scratch
 
 # c₀, c₁, c₂ of the backward differentiation formulas
 BDF1 = (1.0, -1.0, 0.0)

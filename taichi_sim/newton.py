@@ -6,10 +6,11 @@ import taichi as ti
 
 from .energy import larger
 from .globalisation import EVALUATIONS, globalisation
-from .loops import Group, Loops, Scratch
+from .loops import Loops
 from .mechanics import condition
 from .system import System
 from .trajectory import NOT_CONVERGED
+from .variables import Group, Scratch
 
 ROUND_OFF = 16.0  # the tolerance is this many times eps · scale, see Mechanics.assemble
 LARGEST_CONDITION = 1e3  # of a Jacobian whose directions are in float32

@@ -20,9 +20,10 @@ import functools
 
 import taichi as ti
 
-from .loops import Loops, Scratch
+from .loops import Loops
 from .trajectory import OK
 from .value import value_function
+from .variables import Scratch
 
 
 @ti.func

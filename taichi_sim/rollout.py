@@ -4,8 +4,9 @@ import functools
 
 import taichi as ti
 
-from .loops import Group, Loops, Rows, Scratch
+from .loops import Loops
 from .trajectory import NOT_CONVERGED, NOT_RUN, OK
+from .variables import Group, Rows, Scratch
 
 
 @functools.cache

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import functools
 import io
 import math
 import mmap
 import os
 import platform
 import tempfile
-import textwrap
 import warnings
 from pathlib import Path
 
 import numpy as np
 import taichi as ti
 import torch
-from taichi.lang.ast import ast_transformer_utils
 
-from . import alignment, contraction, processor
+from . import alignment, contraction, processor, transcription
 from .errors import InputError, expect
 
 HUGE = 2**23  # bytes from which a tensor is large
@@ -65,7 +62,7 @@ def init(device: str = "auto", precision: str = "float64", threads: int | None =
         )
     if known is not None:
         processor.introduce(known)
-    ast_transformer_utils.TextWrapper = _Wrapper
+    transcription.remember()
     atexit.register(ti.reset)  # writes the cache; left to the interpreter's end, torch's graphs can keep it from that
 
 
@@ -86,22 +83,6 @@ def _cache(*made) -> Path:
         said = f"{cache} cannot be written ({error.strerror}): every process compiles its kernels again"
         warnings.warn(said, RuntimeWarning, stacklevel=3)
         return Path(tempfile.mkdtemp(prefix="ticache-"))
-
-
-@functools.cache
-def _wrapped(text: str, width: int) -> list[str]:
-    return textwrap.wrap(text, width)
-
-
-class _Wrapper(textwrap.TextWrapper):
-    """Wraps a line once.
-
-    Taichi does it at every node of a kernel, for messages of errors that never come: a fifth of the seconds to a first
-    gradient.
-    """
-
-    def wrap(self, text: str) -> list[str]:
-        return _wrapped(text, self.width)
 
 
 @contextlib.contextmanager

@@ -12,9 +12,10 @@ from .arguments import Arguments, expect_countable
 from .errors import InputError, expect
 from .kernels import Kernels
 from .launch import Launch
-from .loops import Loops, Scratch
+from .loops import Loops
 from .system import System
 from .trajectory import GaussNewtonStep, Gradient, State, Trajectory
+from .variables import Scratch
 
 LARGEST_RICCATI = 40  # numbers in its state up to which `gauss_newton` is the recursion, see benchmarks/directions.py
 

@@ -10,9 +10,10 @@ from systems import LAST
 
 from taichi_sim.elimination import Elimination
 from taichi_sim.ldl import block_ldl
-from taichi_sim.loops import ABREAST, ALONE, LOOPED, STRAIGHT, UNROLLED, UNROLLED_UPDATES, Group, Scratch
+from taichi_sim.loops import ABREAST, ALONE, LOOPED, STRAIGHT, UNROLLED, UNROLLED_UPDATES
 from taichi_sim.lu import Pivots, block_lu
 from taichi_sim.runtime import compiled_quickly
+from taichi_sim.variables import Group, Scratch
 
 CHAIN = (5, [(0, 1), (1, 2), (2, 3), (3, 4)])
 RING = (5, [(0, 1), (1, 2), (2, 3), (3, 4), (4, 0)])
