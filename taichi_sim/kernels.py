@@ -24,7 +24,7 @@ from .sensitivity import sensitivity
 from .system import System
 from .variables import Scratch
 
-MOST_STRAIGHT = 150  # numbers in a Jacobian's blocks up to which LLVM vectorises whole phases, and within seconds
+MOST_STRAIGHT = 180  # numbers in a Jacobian's blocks up to which LLVM tells the addresses of a whole phase apart
 MOST_BLOCKS = 1000  # of a Jacobian whose kernels have several lanes
 BLOCK = 32  # rollouts that a thread of a CPU takes at a time
 PART = 2**22  # bytes of linearised steps that a thread of a CPU makes before it uses them: its share of a cache
@@ -101,8 +101,9 @@ def _small(system: System) -> bool:
 
 def _straight(system: System) -> bool:
     """Whether the phases of a step are short and have no branches, as friction has."""
-    kinds = 2 if system.damping.any() else 1  # J, and Z
-    return not system.friction.any() and kinds * _elimination(system).blocks * system.dim**2 <= MOST_STRAIGHT
+    kinds = 2 if system.damping.any() else 1  # of blocks: J's, and Z's
+    numbers = kinds * _elimination(system).blocks * system.dim**2
+    return _small(system) and not system.friction.any() and numbers <= MOST_STRAIGHT
 
 
 def _fits(system: System) -> bool:
