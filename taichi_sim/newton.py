@@ -56,13 +56,13 @@ def newton(loops: Loops):
             self.variables = mechanics.variables(scratch, quick) | Group(**rows, **scalars)
 
         @ti.func
-        def solve(self, y: ti.template(), lanes: int):
-            """Solve for u with G(x̃ + u) = 0, handles going from p0 at velocity `drive`, in as many lanes as prepared.
+        def solve(self, y: ti.template(), prepared: int):
+            """Solve for u with G(x̃ + u) = 0, handles going from p0 at velocity `drive`, see `prepare` too.
 
             In: x_free = x̃ and v_free, its velocity; p0, drive, h, `rate`; a guess in `solution`; `status` NOT_CONVERGED
             of lanes to solve. Out: `solution`, `status` and the linear `solves` that it took.
             """
-            active = lanes
+            active = prepared
             while active > 0:
                 seeking, stuck, lifting = 0, 0, 0
                 for strip in through(self.strips):
@@ -83,8 +83,7 @@ def newton(loops: Loops):
                     if stuck > 0:
                         for strip in through(self.strips):
                             self.lift(y[strip])
-                active = 0
-                troubled = 0
+                active, troubled = 0, 0
                 for strip in through(self.strips):
                     goes, fails = self.count(y[strip])
                     active += goes
