@@ -9,7 +9,7 @@ import textwrap
 import types
 
 from taichi.lang import kernel_impl
-from taichi.lang.ast.ast_transformer_utils import ASTTransformerContext
+from taichi.lang.ast import ast_transformer_utils
 
 
 @functools.cache
@@ -20,7 +20,10 @@ def remember():
     kernel_impl.textwrap = types.SimpleNamespace(
         fill=functools.cache(textwrap.fill), dedent=functools.cache(textwrap.dedent)
     )
-    described, place = {}, ASTTransformerContext.get_pos_info
+    wrapped = functools.cache(lambda width, text: textwrap.wrap(text, width))
+    ast_transformer_utils.TextWrapper = lambda width: types.SimpleNamespace(wrap=functools.partial(wrapped, width))
+    context = ast_transformer_utils.ASTTransformerContext
+    described, place = {}, context.get_pos_info
 
     def get_pos_info(self, node):
         here = (self.file, self.lineno_offset, type(node), node.lineno, node.col_offset)
@@ -29,4 +32,4 @@ def remember():
             described[here] = place(self, node)
         return described[here]
 
-    ASTTransformerContext.get_pos_info = get_pos_info
+    context.get_pos_info = get_pos_info
