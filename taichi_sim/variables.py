@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING
 
 import numpy as np
 import taichi as ti
@@ -11,9 +10,6 @@ from taichi._lib import core
 from taichi.lang import impl
 from taichi.lang.expr import Expr
 from taichi.lang.matrix import make_matrix
-
-if TYPE_CHECKING:
-    from .loops import Loops
 
 
 class Tables:
@@ -126,7 +122,7 @@ class Local:
     large system's or of several lanes are declared.
     """
 
-    def __init__(self, n: int, width: int, loops: Loops, many: int, kind):
+    def __init__(self, n: int, width: int, loops, many: int, kind):
         self.n, self.width, self.many, self.kind = n, width, many, kind
         self.zero = many == 1 and (loops.unrolled or not loops.own)
 
@@ -235,7 +231,7 @@ class Scratch:
     kind: of its numbers; second: whether it is the second of two
     """
 
-    def __init__(self, loops: Loops, kind=float, second: bool = False):
+    def __init__(self, loops, kind=float, second: bool = False):
         self.loops, self.kind, self.second, self.size = loops, kind, second, 0
 
     def scalar(self, kind=float) -> Local:
