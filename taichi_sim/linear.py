@@ -37,7 +37,7 @@ def linear_step(loops: Loops):
             d = self.mech.d
             rows = {name: scratch.slot(self.mech.P, d) for name in ("x0", "x1", "v0", "v1", "dx", "dv")}
             rows |= {name: scratch.slot(self.mech.H, d) for name in ("dp", "dw")}
-            scalars = {name: scratch.scalar() for name in ("c1", "c2", "frequency", "sign")}  # 1/h
+            scalars = {name: scratch.scalar() for name in ("c1", "c2", "frequency", "sign")}  # frequency: 1/h
             scalars |= {name: scratch.scalar(ti.i32) for name in ("rollout", "inside", "healthy")}
             blocks = self.mech.couplings_of(scratch.slot)
             self.variables = self.mech.variables(scratch, scratch) | blocks | Group(**rows, **scalars)

@@ -232,7 +232,7 @@ def mechanics(loops: Loops):
 
         @ti.func
         def act(self, y: ti.template(), residual: ti.template(), part: ti.template()):
-            """J, of springs, planes and inertia; these add to the rest with `residual`, and to Z, C and F without."""
+            """J, of springs, planes and inertia, and with `residual` what those add to r and Φ, else Z, C and F."""
             for n in each(self.fill_ins):
                 edge = known(self.fill_in[n])
                 for lane in side(self.lanes):

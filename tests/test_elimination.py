@@ -140,10 +140,10 @@ def solver(factors, loops, name, d, kind=float):
                         z.u[i, k, lane] = ti.cast(b[n, i * d + k], kind)
                         z.w[i, k, lane] = ti.cast(b[n, i * d + k], kind)
             for strip in through(strips):
-                own, of = A[strip], z[strip]
-                lu.factor(own, of.sign)
-                lu.solve(own, of.u)
-                lu.solve_transposed(own, of.w)
+                mine, vector = A[strip], z[strip]
+                lu.factor(mine, vector.sign)
+                lu.solve(mine, vector.u)
+                lu.solve_transposed(mine, vector.w)
             for lane in across(lanes):
                 n = group * many + lane
                 if n < J.shape[0]:
