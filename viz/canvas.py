@@ -34,6 +34,9 @@ class Canvas:
         self.size = size
         self._canvas, self._scene, self._camera = self.window.get_canvas(), self.window.get_scene(), ti.ui.Camera()
         self._buffers = {}
+        # Without a place GGUI takes memory it never wrote times 0: where that is not a number, the mesh vanishes
+        self._place = ti.Matrix.field(4, 4, ti.f32, 1)
+        self._place.from_numpy(np.eye(4, dtype=np.float32)[None])
 
     def draw(self, picture: Picture, camera: Camera):
         """Draw into the next frame, which `image` or the window's show() then completes."""
@@ -50,12 +53,13 @@ class Canvas:
         above = camera.eye + (0.0, 0.0, 2.0 * camera.distance)
         scene.point_light(pos=tuple(above), color=(0.5, 0.5, 0.5))
         vertices, normals, colours, triangles = joined_mesh(picture)
-        scene.mesh(
+        scene.mesh_instance(
             self._vectors("mesh", vertices),
             indices=self._integers("triangles", triangles.reshape(-1)),
             normals=self._vectors("normals", normals),
             per_vertex_color=self._vectors("colours", colours),
             two_sided=True,
+            transforms=self._place,
             index_count=triangles.size,
         )
         for n, lines in enumerate(picture.floor_lines + picture.lines):
