@@ -87,8 +87,9 @@ class Operations:
     def _riccati(self):
         if 4 * self.task.system.points * self.task.system.dim > LARGEST_STATE:
             return None
-        model = self._model()
-        return lambda: self.task.simulator.gauss_newton_riccati(*model)
+        model, simulator = self._model(), self.task.simulator
+        solve = simulator.gauss_newton if simulator.direct else simulator.gauss_newton_riccati
+        return lambda: solve(*model)
 
     def _cg(self):
         model = self._model()

@@ -35,7 +35,7 @@ def boxed_step(loops: Loops):
             self.mech = riccati.mech
             D, m = self.mech.D, self.mech.m
             self.row = 2 * D + m
-            self.weighted = Rows(0, self.row, loops.last)  # Q δs of each row, as [x, v, π]
+            self.weighted = Rows(0, self.row, loops.last, few=True)  # Q δs of each row, as [x, v, π]
 
         @ti.func
         def product(

@@ -84,7 +84,9 @@ class Kernels:
         if not self.in_parts:
             return B
         rollout = N * self.linearisation.size * runtime.dtype().itemsize
-        return min(B, max(1, PART // (rollout * BLOCK)) * BLOCK * ti.cfg.cpu_max_num_threads)
+        many = min(B, max(1, PART // (rollout * BLOCK)) * BLOCK * ti.cfg.cpu_max_num_threads)
+        expect_countable(many, 2 * N * max(self.linearisation.size, self.boxed.row))  # twice: see `variables.FEW`
+        return many
 
     def allocate(self, B: int, size: int, dtype: torch.dtype | None = None) -> torch.Tensor:
         """Numbers for a kernel's use, `size` a rollout; the same tensor each time where there are none."""

@@ -10,7 +10,7 @@ import functools
 
 import taichi as ti
 
-from .loops import Loops
+from .loops import ALONE, Loops
 from .mechanics import BDF2
 from .variables import Rows
 
@@ -33,8 +33,9 @@ def linearisation(loops: Loops):
             sizes |= {"p": D * m, "a": D * m if self.mech.damped else 0}
             self.size, at = sum(sizes.values()), 0
             for name, size in sizes.items():
-                setattr(self, name, Rows(at, self.size, loops.last))
+                setattr(self, name, Rows(at, self.size, loops.last, few=True))
                 at += size
+            self.row = ALONE.local(max(D, m))
 
         @ti.func
         def read(
@@ -54,14 +55,30 @@ def linearisation(loops: Loops):
             D, m = ti.static(self.mech.D, self.mech.m)
             zs, qs = self.z[maps, b, t, N], self.q[maps, b, t, N]
             ps, as_ = self.p[maps, b, t, N], self.a[maps, b, t, N]
-            for n in range(D * D):
-                z[n] = zs[n]
-                if ti.static(self.mech.dissipative):
-                    q[n] = qs[n]
-            for n in range(D * m):
-                p[n] = ps[n]
-                if ti.static(self.mech.damped):
-                    a[n] = as_[n]
+            self.copy(zs, z, D)
+            self.copy(ps, p, m)
+            if ti.static(self.mech.dissipative):
+                self.copy(qs, q, D)
+            if ti.static(self.mech.damped):
+                self.copy(as_, a, m)
+
+        @ti.func
+        def copy(self, tensor: ti.template(), out: ti.template(), width: ti.template()):
+            """D rows from memory, on a CPU by way of a variable that little else uses.
+
+            Where there are more than a hundred uses, LLVM takes a store to `out` for one to the tensor's own address,
+            and reads that anew for every number.
+            """
+            if ti.static(loops.last):
+                for n in range(self.mech.D * width):
+                    out[n] = tensor[n]
+            else:
+                row = self.row[0]
+                for i in range(self.mech.D):
+                    for j in range(width):
+                        row[j] = tensor[i * width + j]
+                    for j in range(width):
+                        out[i * width + j] = row[j]
 
         @ti.func
         def advance(

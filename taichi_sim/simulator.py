@@ -149,7 +149,7 @@ class Simulator:
         A rollout with a failed step gets δa = 0.
         """
         if self.direct:
-            return self.gauss_newton_riccati(trajectory, g, q, r, damping, free)
+            return self._riccati(trajectory, g, q, r, damping, free, feedback=False)
         return self.gauss_newton_cg(trajectory, g, q, r, damping, free, tolerance)
 
     @property
@@ -158,17 +158,8 @@ class Simulator:
         return self._kernels.riccati.n <= LARGEST_RICCATI
 
     def gauss_newton_riccati(self, trajectory: Trajectory, g, q, r, damping=None, free=None) -> GaussNewtonStep:
-        """`gauss_newton` by a Riccati recursion, O(N n³): exact, and with feedback gains."""
-        g, q, r, damping, free = self._arguments.model(trajectory.a.shape, g, q, r, damping, free)
-        B, N, m = trajectory.a.shape
-        expect_countable(self._kernels.part(B, N), N * m * self._kernels.riccati.n)
-        da = torch.zeros_like(g)
-        gains = torch.zeros(B, N, m, self._kernels.riccati.n, dtype=self.dtype, device=self.device)
-        curvature = torch.zeros(B, N, m, m, dtype=self.dtype, device=self.device)
-        for part, linear in self._linear(trajectory):
-            model = _of(part, B, g, q, r, damping, free)
-            self._kernels.solve_riccati(*linear, *model, da[part], gains[part].flatten(), curvature[part])
-        return GaussNewtonStep(da, gains, curvature)
+        """`gauss_newton` by a Riccati recursion, O(N n³): exact, with gains and curvature."""
+        return self._riccati(trajectory, g, q, r, damping, free, feedback=True)
 
     def gauss_newton_boxed(self, trajectory: Trajectory, limit: float, goal, g, q, r, damping=None) -> GaussNewtonStep:
         """`gauss_newton` with |a + δa| ≤ limit, by recursions, see `box`.
@@ -217,16 +208,27 @@ class Simulator:
 
     # Inside
 
+    def _riccati(self, trajectory: Trajectory, g, q, r, damping, free, feedback: bool) -> GaussNewtonStep:
+        """With `feedback` also gains and curvature, of which there are many times as many numbers as actions."""
+        g, q, r, damping, free = self._arguments.model(trajectory.a.shape, g, q, r, damping, free)
+        B, N, m = g.shape
+        n, many = self._kernels.riccati.n, self._kernels.part(B, N)
+        expect_countable(many, N * m * n)
+        da, kept = torch.zeros_like(g), B if feedback else many
+        gains, curvature = g.new_zeros(kept, N, m, n), g.new_zeros(kept, N, m, m)
+        for part, linear in self._linear(trajectory):
+            own = part if feedback else slice(len(g[part]))
+            model = _of(part, B, g, q, r, damping, free)
+            self._kernels.solve_riccati(*linear, *model, da[part], gains[own].flatten(), curvature[own])
+        return GaussNewtonStep(da, gains, curvature) if feedback else GaussNewtonStep(da)
+
     def _linear(self, trajectory: Trajectory):
         """Parts of the rollouts, each with what the recursions take first: h, whether a step is the first, status,
         linearised steps, scratch."""
         B, N, _ = trajectory.a.shape
         kernels = self._kernels
         many = kernels.part(B, N)
-        store, maps = (
-            kernels.allocate(many, kernels.riccati.store),
-            kernels.allocate(many, N * kernels.linearisation.size),
-        )
+        store, maps = (kernels.allocate(many, n) for n in (kernels.riccati.store, N * kernels.linearisation.size))
         for begin in range(0, B, many):
             part = slice(begin, begin + many)
             h, first, *_, status, _ = rows = self._rows(trajectory[part])

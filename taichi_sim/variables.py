@@ -60,6 +60,9 @@ def _builder():
     return impl.get_runtime().compiling_callable.ast_builder()
 
 
+FEW = 2**30 - 1
+
+
 @ti.data_oriented
 class Vector:
     """A local variable: rows of `width` numbers of each lane or strip, a column an array."""
@@ -208,10 +211,14 @@ class Rows:
     """A vector in each of the N rows of a rollout, of `stride` numbers, in memory: rows[work, b, t, N].
 
     With lanes, those of b are all the lanes of a thread, side by side.
+
+    few: whether a CPU has at most `FEW` numbers of them. LLVM then knows that they follow each other in memory: that
+        32 bits do not begin anew between them
     """
 
-    def __init__(self, at: int, stride: int, last: bool, width: int = 1, lanes: int = 1):
+    def __init__(self, at: int, stride: int, last: bool, width: int = 1, lanes: int = 1, few: bool = False):
         self.at, self.stride, self.last, self.width, self.lanes = at, stride, last, width, lanes
+        self.few = few
 
     def __getitem__(self, where):
         work, b, t, N = where
@@ -220,6 +227,8 @@ class Rows:
             begin, step = (t * self.stride + self.at) * self.lanes * B + b, B
         else:
             begin, step = ((b * N + t) * self.stride + self.at) * self.lanes, 1
+            if self.few:
+                begin = begin & FEW
         return View(work, impl.expr_init(begin), step, self.width, self.lanes)
 
 

@@ -21,7 +21,7 @@ def outputs():
         out |= {f"{name} gradient {of}": getattr(gradient, of) for of in ("x", "v", "p", "a")}
         if name == "pendulum":
             q, r = (torch.ones(1, N, n, dtype=trajectory.x.dtype) for n in (sim.system.state_size, sim.system.actions))
-            step = sim.gauss_newton(trajectory, gradient.a, q, r)
+            step = sim.gauss_newton_riccati(trajectory, gradient.a, q, r)
             out |= {f"{name} {of}": getattr(step, of) for of in ("da", "gains", "curvature")}
             out[f"{name} jacobian"] = sim.jacobian(trajectory)
             out |= dict(zip(("dx", "dv", "dp"), sim.jvp(trajectory, trajectory.a), strict=True))

@@ -114,6 +114,19 @@ def test_boxed_step_meets_the_optimality_conditions(simulator, name):
     assert (slope >= -small)[low].all() and (slope <= small)[high].all()
 
 
+def test_round_off_does_not_grow_over_many_steps(simulator):
+    """The step of 300 actions, times Ĥ, is −g: a recursion that lets P become unsymmetric ends in NaN."""
+    sim, count, steps = simulator("double"), 9, 300
+    trajectory = sim.rollout(systems.start(sim, count), systems.actions(sim, count, steps))
+    g, r = (systems.random(count, steps, sim.system.actions, seed=seed) for seed in (30, 31))
+    q = systems.random(1, steps, sim.system.state_size, seed=32).abs()
+    model = (g, q, r.abs() + 0.1)
+    step = sim.gauss_newton_boxed(trajectory, 1e6, 1e-9 * g.flatten(1).norm(dim=1), *model)
+    assert trajectory.ok.all() and (step.iterations == 1).all()
+    assert ((step.image + g).norm(dim=(1, 2)) <= 1e-9 * g.norm(dim=(1, 2))).all()
+    assert (step.da - sim.gauss_newton_riccati(trajectory, *model).da).abs().max() < 1e-9
+
+
 @pytest.mark.parametrize("name", ("damped_pendulum", "double"))
 def test_boxed_step_far_from_its_bounds_is_the_recursions(simulator, name):
     sim = simulator(name)
@@ -319,7 +332,8 @@ def test_the_method_follows_the_size_of_the_state(simulator):
         sim = simulator(name)
         trajectory, g, q, r, mu = problem(sim)
         step = sim.gauss_newton(trajectory, g, q, r, mu)
-        assert sim.direct == direct == (step.gains is not None) == (step.image is None)
+        assert sim.direct == direct == (step.image is None)
+        assert step.gains is None and step.curvature is None
 
 
 # Contact and friction
