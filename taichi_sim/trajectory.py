@@ -134,9 +134,9 @@ class GaussNewtonStep:
     """The minimiser of ½ δaᵀĤδa + gᵀδa and what the method says on the way.
 
     da: (B, N, m) m/s
-    gains: (B, N, m, n), K of δa = k + K δs with s = [x, x₋₁, v, v₋₁, π] along the rollout; Riccati only
+    gains: (B, N, m, n), K of δa = k + K δs with s = [x, x₋₁, v, v₋₁, π] along the rollout
     curvature: (B, N, m, m), second derivative of the remaining cost by a_t when later actions react optimally;
-        Riccati only
+        both of `Simulator.gauss_newton_riccati` only
     image: (B, N, m), Ĥ δa; conjugate gradients and boxed steps only
     iterations: (B,) int32, of conjugate gradients, or recursions of a boxed step
     """
