@@ -85,7 +85,7 @@ class Kernels:
             return B
         rollout = N * self.linearisation.size * runtime.dtype().itemsize
         many = min(B, max(1, PART // (rollout * BLOCK)) * BLOCK * ti.cfg.cpu_max_num_threads)
-        expect_countable(many, 2 * N * max(self.linearisation.size, self.boxed.row))  # twice: see `variables.FEW`
+        expect_countable(many, 2 * N * max(self.linearisation.size, self.boxed.row))  # see `variables.FEW`
         return many
 
     def allocate(self, B: int, size: int, dtype: torch.dtype | None = None) -> torch.Tensor:

@@ -66,8 +66,8 @@ def linearisation(loops: Loops):
         def copy(self, tensor: ti.template(), out: ti.template(), width: ti.template()):
             """D rows from memory, on a CPU by way of a variable that little else uses.
 
-            Where there are more than a hundred uses, LLVM takes a store to `out` for one to the tensor's own address,
-            and reads that anew for every number.
+            Of one with more than a hundred uses, as `out` is, LLVM thinks that a store to it may move the tensor, and
+            looks up its address anew for every number.
             """
             if ti.static(loops.last):
                 for n in range(self.mech.D * width):

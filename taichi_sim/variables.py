@@ -60,7 +60,7 @@ def _builder():
     return impl.get_runtime().compiling_callable.ast_builder()
 
 
-FEW = 2**30 - 1
+FEW = 2**30 - 1  # numbers of a tensor, half of those that 32 bits can count
 
 
 @ti.data_oriented

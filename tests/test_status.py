@@ -65,6 +65,8 @@ def test_more_rollouts_than_kernels_can_count_are_refused_before_anything_is_all
     launched, start = launches(), sim.start(B)
     with pytest.raises(InputError, match=r"rollouts: expected at most \d+ side by side, \d+ numbers each, got 1048576"):
         sim._begin(start, actions)
+    with pytest.raises(InputError, match=r"rollouts: expected at most \d+ side by side, \d+ numbers each, got \d+"):
+        sim._kernels.part(64, 2**30)  # linearised at a time, of rollouts of so many steps
     assert launched == []
 
 
