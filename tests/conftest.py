@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import functools
+import tempfile
 
 import pytest
 import systems
@@ -68,3 +69,12 @@ def vulkan():
         pytest.skip(f"{error}; it comes with the Debian packages libvulkan1 mesa-vulkan-drivers")
     yield renderer
     renderer.close()
+
+
+@pytest.fixture
+def temporary(tmp_path_factory, monkeypatch):
+    """A place of its own for temporary files, which a test must leave empty."""
+    folder = tmp_path_factory.mktemp("temporary")
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    yield folder
+    assert list(folder.iterdir()) == []
