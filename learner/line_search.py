@@ -49,10 +49,10 @@ def line_search(task: Task, trajectory: Trajectory, direction: Direction) -> Imp
     Only rollouts still without an α are simulated again, on a GPU with as many α at once as leave it no more rollouts
     than there are: there a few take as long as all. A failed rollout has V = −inf and is never taken.
     """
-    best = dataclasses.replace(trajectory, **{name: getattr(trajectory, name).clone() for name in ROWS})
     before = task.returns(trajectory)
     value, alpha = before.clone(), torch.zeros_like(before)
     open_ = torch.nonzero(trajectory.ok & (direction.slope < 0)).flatten()
+    best = None if 0 < len(open_) == len(trajectory) else _copy(trajectory)
     sizes = 0.5 ** torch.arange(HALVINGS, dtype=alpha.dtype, device=alpha.device)
     while len(open_) and len(sizes):
         many = min(len(trajectory) // len(open_), ABREAST[alpha.device.type])
@@ -65,8 +65,21 @@ def line_search(task: Task, trajectory: Trajectory, direction: Direction) -> Imp
         good = good.view(len(tried), len(open_))
         found, first = good.any(0), good.int().argmax(0)
         took, its = open_[found], (first * len(open_) + torch.arange(len(open_), device=first.device))[found]
-        for name in ROWS:
-            getattr(best, name)[took] = getattr(trial, name)[its]
+        if best is None:  # all have tried, and most of them take it
+            best, lost = dataclasses.replace(trial, start=trajectory.start), torch.nonzero(~found).flatten()
+            _put(best, lost, trajectory, lost)
+        else:
+            _put(best, took, trial, its)
         value[took], alpha[took] = trial_value[its], size[its]
         open_ = open_[~found]
     return Improvement(best, value, before, alpha)
+
+
+def _copy(trajectory: Trajectory) -> Trajectory:
+    return dataclasses.replace(trajectory, **{name: getattr(trajectory, name).clone() for name in ROWS})
+
+
+def _put(best: Trajectory, places: torch.Tensor, other: Trajectory, rows: torch.Tensor):
+    """Overwrite rollouts of `best` by those of `other`."""
+    for name in ROWS:
+        getattr(best, name)[places] = getattr(other, name)[rows]

@@ -12,8 +12,6 @@ from taichi_sim import Simulator, State, Trajectory
 from taichi_sim.mechanics import BDF2
 from tasks import Task
 
-from .objective import partial_gradients
-
 
 def state_vector(simulator: Simulator, trajectory: Trajectory, t: int) -> torch.Tensor:
     """s of row t (B, n)."""
@@ -80,7 +78,7 @@ def policy_gain(task: Task, policy, trajectory: Trajectory) -> torch.Tensor:
 
 def cost_gradients(task: Task, trajectory: Trajectory) -> tuple[torch.Tensor, torch.Tensor]:
     """∂c/∂s (B, N, n) of rows 1…N and ∂c/∂a (B, N, m) of the cost c = −r."""
-    gx, gv, gp, ga = partial_gradients(task, trajectory)
+    gx, gv, gp, ga = task.cost_slopes(trajectory)
     return _into_state(task.simulator, gx[:, 1:], gv[:, 1:], gp[:, 1:]), ga
 
 

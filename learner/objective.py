@@ -1,8 +1,6 @@
-"""The cost −V of rollouts and its derivative by the actions."""
+"""Derivatives of the cost −V of rollouts by the actions."""
 
 from __future__ import annotations
-
-import dataclasses
 
 import torch
 
@@ -11,20 +9,12 @@ from taichi_sim.box import AT
 from tasks import Task
 
 
-def partial_gradients(task: Task, trajectory: Trajectory) -> tuple[torch.Tensor, ...]:
-    """∂(−V)/∂x, ∂v, ∂p and ∂a, shaped like the trajectory's, by autograd of the reward."""
-    leaves = {name: getattr(trajectory, name).detach().requires_grad_() for name in ("x", "v", "p", "a")}
-    with torch.enable_grad():
-        cost = -task.rewards(dataclasses.replace(trajectory, **leaves)).sum()
-        return torch.autograd.grad(cost, tuple(leaves.values()), materialize_grads=True)
-
-
 def cost_gradient(task: Task, trajectory: Trajectory) -> torch.Tensor:
     """d(−V)/da (B, N, m), Eq. 5: the partial derivatives, then one adjoint sweep.
 
     Zero for failed rollouts.
     """
-    gx, gv, gp, ga = partial_gradients(task, trajectory)
+    gx, gv, gp, ga = task.cost_slopes(trajectory)
     adjoint = task.simulator.vjp(trajectory, gx, gv, gp).a
     return torch.where(trajectory.ok[:, None, None], adjoint + ga, 0.0)
 

@@ -44,10 +44,11 @@ class Policy(nn.Module):
 
     def unsquashed(self, observation: torch.Tensor) -> torch.Tensor:
         """What goes into the tanh."""
+        *hidden, last = self.layers  # a slice of them would be a new module
         y = self.whitened(observation)
-        for layer in self.layers[:-1]:
+        for layer in hidden:
             y = torch.relu(layer(y))
-        return self.layers[-1](y)
+        return last(y)
 
     def whitened(self, observation: torch.Tensor) -> torch.Tensor:
         """What goes into the first layer: W (o − mean), float32, with o clipped to ±`FAR`."""

@@ -117,13 +117,12 @@ class Simulator:
     def jvp(self, trajectory: Trajectory, da: torch.Tensor, start: State | None = None):
         """δx, δv, δp of every row, shaped like the trajectory, for δa (B, N, m) and tangents of the start."""
         da = self._arguments.tensor("da", da, trajectory.a.shape)
-        dx, dv, dp = (torch.zeros_like(rows) for rows in (trajectory.x, trajectory.v, trajectory.p))
-        dx_prev, dv_prev = torch.zeros_like(trajectory.start.x), torch.zeros_like(trajectory.start.v)
-        if start is not None:
-            start = self._arguments.start(start)
-            dx[:, 0], dv[:, 0], dp[:, 0] = start.x, start.v, start.p
-            dx_prev, dv_prev = start.x_prev, start.v_prev
-        flat = (dx_prev.flatten(1), dv_prev.flatten(1), dx.flatten(2), dv.flatten(2), dp.flatten(2))
+        rows = (trajectory.x, trajectory.v, trajectory.p)
+        start = State.start(*(torch.zeros_like(row[:, 0]) for row in rows)) if start is None else start
+        start = self._arguments.start(start)
+        dx, dv, dp = (torch.empty_like(row, memory_format=torch.contiguous_format) for row in rows)
+        dx[:, 0], dv[:, 0], dp[:, 0] = start.x, start.v, start.p
+        flat = (start.x_prev.flatten(1), start.v_prev.flatten(1), dx.flatten(2), dv.flatten(2), dp.flatten(2))
         self._kernels.jvp(*self._rows(trajectory), da, *flat)
         return dx, dv, dp
 

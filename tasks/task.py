@@ -81,6 +81,18 @@ class Task:
         """(B, N) rewards of rows x, v (B, N, P, d), p (B, N, H, d) and of the actions a (B, N, m) that led there."""
         return self.reward(x - self.goal, v, p - self._home, a)
 
+    def cost_slopes(self, trajectory: Trajectory) -> tuple[torch.Tensor, ...]:
+        """∂(−V)/∂x, ∂v, ∂p and ∂a, shaped like the trajectory's; zero where a row or an action is not counted."""
+        counted = [slice(1, self.N + 1)] * 3 + [slice(0, self.N)]
+        rows = [getattr(trajectory, name).detach() for name in ("x", "v", "p", "a")]
+        slopes = tuple(torch.empty_like(row) for row in rows)
+        for slope, those in zip(slopes, counted, strict=True):
+            slope[:, : those.start], slope[:, those.stop :] = 0.0, 0.0
+        x, v, p, a = (row[:, those] for row, those in zip(rows, counted, strict=True))
+        out = [slope[:, those] for slope, those in zip(slopes, counted, strict=True)]
+        self.reward.slopes(x - self.goal, v, p - self._home, a, out)
+        return slopes
+
     def step_reward(self, state: State, a: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
         """(B,) reward r(state, a) of single steps with actions a (B, m) that led to `state`.
 

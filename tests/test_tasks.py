@@ -177,6 +177,23 @@ def test_observations_are_handles_from_home_points_from_the_goal_and_velocities(
     assert np.array_equal(made.observe(rows.x, rows.v, rows.p).numpy(), by_hand)
 
 
+@pytest.mark.parametrize("terminal", (False, True))
+@every_task
+def test_slopes_of_the_cost_are_autograds(task, name, terminal):
+    """To the bit, rows beyond the horizon and before the first step included."""
+    made = task(name, 5)
+    if terminal:
+        made = task(name, 5, reward=tasks.Terminal(made.reward, prox=1e-3))
+    actions = systems.random(2, 8, made.system.actions, seed=3).clamp(-made.limit, made.limit)
+    rows = made.simulator.rollout(made.start((8, 1), 2), actions)
+    leaves = {n: getattr(rows, n).clone().requires_grad_() for n in ("x", "v", "p", "a")}
+    (-made.rewards(dataclasses.replace(rows, **leaves)).sum()).backward()
+    slopes = made.cost_slopes(rows)
+    for slope, leaf in zip(slopes, leaves.values(), strict=True):
+        assert torch.equal(slope, leaf.grad) and slope[:, -3:].abs().max() == 0
+    assert slopes[1].abs().max() > 0 and slopes[3].abs().max() > 0
+
+
 @every_task
 def test_curvature_is_minus_the_hessian_of_the_reward(task, name):
     """To the last bit or two: weights go through no shorter format."""
