@@ -20,19 +20,24 @@ from .timing import measure
 NAMES = (FORWARD, "vjp", "jvp", "cg")
 SHARES = (0.5, 1.0, 2.0)  # of the task's horizon
 ROLLOUTS = 32
+COORDINATES = (
+    4096  # of all rollouts' points together, at least; with fewer, launching a kernel takes as long as running it
+)
 SIDES = (4, 5, 7, 10)  # of a cloth of the same extent and mass, in points
 AXES = {"operation": "rollouts", "horizon": "steps", "points": "points"}
 
 
 def horizons(name: str, runs: int, preset: str) -> list[Row]:
     """`NAMES` for horizons half as long as the task's, and up to twice."""
-    rows = []
+    of, calls = {}, {}
     for share in SHARES:
         task = tasks.make(name, N=int(share * tasks.make(name).N))
-        calls = Operations(task, ROLLOUTS, preset).calls(NAMES)
-        timings = measure(calls, runs, task.simulator.device)
-        rows += [Row.of(task, "horizon", operation, ROLLOUTS, timing) for operation, timing in timings.items()]
-    return rows
+        many = max(1, COORDINATES // (ROLLOUTS * task.system.points * task.system.dim)) * ROLLOUTS
+        of[task.N] = task, many
+        calls |= {(task.N, operation): run for operation, run in Operations(task, many, preset).calls(NAMES).items()}
+    timings = measure(calls, runs, task.simulator.device)
+    rows = ((*of[N], operation, timing) for (N, operation), timing in timings.items())
+    return [Row.of(task, "horizon", operation, many, timing) for task, many, operation, timing in rows]
 
 
 def points(runs: int) -> list[Row]:

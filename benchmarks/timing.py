@@ -7,7 +7,7 @@ import gc
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from pathlib import Path
 
 import torch
@@ -31,7 +31,7 @@ class Timing:
         return Timing(statistics.median(seconds), min(seconds), max(seconds), len(seconds), peak)
 
 
-def measure(operations: dict[str, Callable[[], object]], runs: int, device: torch.device) -> dict[str, Timing]:
+def measure(operations: dict[Hashable, Callable], runs: int, device: torch.device) -> dict[Hashable, Timing]:
     """Each operation once for compilation and memory, then `runs` rounds of all of them."""
     peaks = {name: peak_memory(run, device) for name, run in operations.items()}
     seconds = {name: [] for name in operations}
