@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import weakref
 
@@ -18,6 +19,7 @@ from .trajectory import GaussNewtonStep, Gradient, State, Trajectory
 from .variables import Scratch
 
 LARGEST_RICCATI = 40  # numbers in its state up to which `gauss_newton` is the recursion, see benchmarks/directions.py
+_empty = functools.partial(torch.empty_like, memory_format=torch.contiguous_format)
 
 
 class Simulator:
@@ -107,9 +109,8 @@ class Simulator:
         for name, g, like in (("gx", gx, trajectory.x), ("gv", gv, trajectory.v), ("gp", gp, trajectory.p)):
             given = torch.zeros_like(like) if g is None else g
             rows.append(self._arguments.tensor(name, given, like.shape, finite=False))
-        start = trajectory.start
-        starts = [torch.empty_like(s) for s in (start.x, start.v, start.p, start.x_prev, start.v_prev)]
-        ga = torch.empty_like(trajectory.a)
+        starts = [_empty(getattr(trajectory.start, name)) for name in ("x", "v", "p", "x_prev", "v_prev")]
+        ga = _empty(trajectory.a)
         flat = [r.flatten(2) for r in rows] + [s.flatten(1) for s in starts]
         self._kernels.vjp(*self._rows(trajectory), *flat, ga)
         return Gradient(*starts, ga)
@@ -120,7 +121,7 @@ class Simulator:
         rows = (trajectory.x, trajectory.v, trajectory.p)
         start = State.start(*(torch.zeros_like(row[:, 0]) for row in rows)) if start is None else start
         start = self._arguments.start(start)
-        dx, dv, dp = (torch.empty_like(row, memory_format=torch.contiguous_format) for row in rows)
+        dx, dv, dp = (_empty(row) for row in rows)
         dx[:, 0], dv[:, 0], dp[:, 0] = start.x, start.v, start.p
         flat = (start.x_prev.flatten(1), start.v_prev.flatten(1), dx.flatten(2), dv.flatten(2), dp.flatten(2))
         self._kernels.jvp(*self._rows(trajectory), da, *flat)
