@@ -20,9 +20,7 @@ from .timing import measure
 NAMES = (FORWARD, "vjp", "jvp", "cg")
 SHARES = (0.5, 1.0, 2.0)  # of the task's horizon
 ROLLOUTS = 32
-COORDINATES = (
-    4096  # of all rollouts' points together, at least; with fewer, launching a kernel takes as long as running it
-)
+COORDINATES = 4096  # of all rollouts' points, at least: with fewer a launch takes as long as what it runs
 SIDES = (4, 5, 7, 10)  # of a cloth of the same extent and mass, in points
 AXES = {"operation": "rollouts", "horizon": "steps", "points": "points"}
 
