@@ -11,6 +11,7 @@ import torch
 
 import taichi_sim
 import tasks
+from learner.policy import Policy
 from viz.renderer import NoVulkan, VulkanRenderer
 
 torch.set_num_threads(1)  # the networks are small: on a busy machine threads that wait for each other cost 100 times
@@ -58,6 +59,16 @@ def task():
         return other
 
     return make
+
+
+@pytest.fixture(scope="module")
+def pendulum(task):
+    return task("pendulum2d-origin", 30)
+
+
+@pytest.fixture(scope="module")
+def policy(pendulum):
+    return Policy(pendulum, 0)
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from watched import moved
 
 from learner.policy import Policy
 from learner.rollouts import closed_loop
@@ -11,22 +12,6 @@ from viz import session as live
 from viz.session import Session
 
 H = 0.024
-
-
-@pytest.fixture(scope="module")
-def pendulum(task):
-    return task("pendulum2d-origin", 30)
-
-
-@pytest.fixture(scope="module")
-def policy(pendulum):
-    return Policy(pendulum, 0)
-
-
-def moved(s: Session, performer=0):
-    """(m,) m/s, what the handles of a performer's first copy did in the last step."""
-    before, after = (row.p[performer * s.count].reshape(-1) for row in s.history[-2:])
-    return (after - before) @ s.task.system.axes / s.task.h
 
 
 def test_chained_steps_are_the_rollout_of_the_learner(pendulum, policy):

@@ -7,11 +7,10 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 import torch
-from keys import help_keys
 from processes import children
+from watched import help_keys, moved
 
 import taichi_sim
-from learner.policy import Policy
 from taichi_sim import Builder
 from tasks import Quadratic, Shake, Task
 from viz import session as live
@@ -23,11 +22,6 @@ from viz.window import KEYS
 
 
 @pytest.fixture(scope="module")
-def pendulum(task):
-    return task("pendulum2d-origin", 30)
-
-
-@pytest.fixture(scope="module")
 def hammock():
     """A load between two hands that are free in space."""
     taichi_sim.init("cpu")
@@ -36,17 +30,6 @@ def hammock():
     for x in (-0.2, 0.2):
         b.spring(b.handle((x, 0.0, 0.0), axes="xyz"), load, stiffness=200.0, damping=0.5)
     return Task("hammock", b.build(), 0.02, 30, 0.6, Quadratic(1.0, 1.0, 0.2, 0.05), Shake())
-
-
-@pytest.fixture(scope="module")
-def policy(pendulum):
-    return Policy(pendulum, 0)
-
-
-def moved(s: Session, performer=0):
-    """(m,) m/s, what the handles of a performer's first copy did in the last step."""
-    before, after = (row.p[performer * s.count].reshape(-1) for row in s.history[-2:])
-    return (after - before) @ s.task.system.axes / s.task.h
 
 
 @pytest.fixture

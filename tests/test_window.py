@@ -9,9 +9,9 @@ import time
 import imageio_ffmpeg
 import numpy as np
 import pytest
-from keys import help_keys
 from PIL import ImageGrab
 from processes import ENVIRONMENT, PODS, children, pods, refused
+from watched import help_keys
 
 from viz import viewer as viewing
 from viz.camera import Camera
